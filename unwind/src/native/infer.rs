@@ -1,0 +1,144 @@
+//! Does without a frame pointer that is not known.
+//!
+//! A sleeping thread gives its stack pointer and PC alone. Where the rule of a frame starts from rbp, and no inner
+//! frame saved it, there are two ways. The code from the function's start to the PC says how deep the stack is there,
+//! unless the function allocates on it (alloca). Else the value is the one slot on the stack above which lies the
+//! return address of a call to this very function. What is not unique is not used.
+
+use super::cfi;
+use super::rule::{Rule, RuleKind};
+use super::walk::Walk;
+use super::x86_64;
+use crate::address::{Avma, LoadBias, Svma};
+use crate::memory::MemoryReader;
+use crate::stack::{FrameOrigin, StackEnd};
+
+/// Words above the stack pointer that are tried: frames of 64 KiB.
+const INFER_WORDS_MAX: u64 = 1 << 13;
+
+/// How well a return address fits the function that would return to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// Made by a call to another function, or by none.
+    No,
+    /// Made by an indirect call, which does not tell to whom.
+    Possible,
+    /// Made by a call to this function, directly or by way of a slot that the dynamic loader has filled.
+    Proven,
+}
+
+impl<M: MemoryReader + ?Sized> Walk<'_, M> {
+    /// Applies `rule`, whose register is unknown.
+    #[cold]
+    pub(super) fn step_by_inference(&mut self, rule: Rule) -> Result<FrameOrigin, StackEnd> {
+        let register = rule.register();
+        let unknown = StackEnd::UnknownRegister {
+            pc: self.at().pc,
+            register,
+        };
+        if rule.kind() != RuleKind::Register {
+            return Err(unknown);
+        }
+        if !rule.is_cfi() {
+            return self.step_by_call().ok_or(unknown);
+        }
+        let (rule, base) = match self.rule_by_stack(rule) {
+            Some(by_stack) => by_stack,
+            None => (rule, self.solve(rule).ok_or(unknown)?),
+        };
+        self.apply(&rule, base)?;
+        Ok(self.origin(FrameOrigin::InferredRegister))
+    }
+
+    /// The rule from the stack pointer, and its value, if that leads to a return address.
+    fn rule_by_stack(&mut self, rule: Rule) -> Option<(Rule, u64)> {
+        let module = self.module()?;
+        let pc = module.svma(self.at().pc);
+        let is_return_address = self.at().is_return_address;
+        let by_stack = self
+            .resolver
+            .rule_by_stack(&module.image, pc, is_return_address, rule)?;
+        let sp = self.registers.sp()?.0;
+        let offset = i64::from(by_stack.offset()).checked_add(by_stack.return_address())?;
+        let address = self
+            .memory
+            .read_u64(Avma(sp.wrapping_add_signed(offset)))
+            .ok()?;
+        self.is_after_call(Avma(address)).then_some((by_stack, sp))
+    }
+
+    /// The only value of the frame pointer that fits.
+    fn solve(&self, rule: Rule) -> Option<u64> {
+        if rule.register() != self.registers.arch().frame_pointer {
+            return None;
+        }
+        let module = self.module()?;
+        let at = self.at();
+        let lookup = at.pc.0.wrapping_sub(u64::from(at.is_return_address));
+        let function = cfi::function(&module.image, module.svma(Avma(lookup)))?;
+        let function = module.bias.avma(function.start);
+        let slot = i64::from(rule.offset()).checked_add(rule.return_address())?;
+        let first = self.registers.sp()?.0.checked_next_multiple_of(8)?;
+        let mut found = None;
+        for word in 0..INFER_WORDS_MAX {
+            let value = first.checked_add(word * 8)?;
+            let Ok(address) = self.memory.read_u64(Avma(value.wrapping_add_signed(slot))) else {
+                break;
+            };
+            match self.fit(Avma(address), function) {
+                Fit::No => {}
+                // The function may have been called this way, and then what is found further up is a left-over.
+                Fit::Possible if found.is_none() && self.is_chained(value) => return None,
+                Fit::Possible => {}
+                Fit::Proven if found.is_some() => return None,
+                Fit::Proven => found = Some(value),
+            }
+        }
+        found
+    }
+
+    /// Whether the word at `frame` looks like the frame pointer of a caller.
+    fn is_chained(&self, frame: u64) -> bool {
+        self.memory
+            .read_u64(Avma(frame))
+            .is_ok_and(|outer| outer > frame)
+    }
+
+    /// How well `address` fits as where `function` returns to.
+    fn fit(&self, address: Avma, function: Avma) -> Fit {
+        let Some((image, svma)) = self.image_of(address) else {
+            return Fit::No;
+        };
+        let Some(before) = image.code_before(svma, x86_64::CALL_BYTES_MAX as u64) else {
+            return Fit::No;
+        };
+        if !x86_64::ends_with_call(before) {
+            return Fit::No;
+        }
+        match self.called(address, svma, before) {
+            None => Fit::Possible,
+            Some(target) if target == function => Fit::Proven,
+            Some(_) => Fit::No,
+        }
+    }
+
+    /// Where the call leads after which `address` is the return address; `None` when it does not tell, or by a slot
+    /// that cannot be read.
+    ///
+    /// The slots that calls between modules go through are written once, by the dynamic loader.
+    fn called(&self, address: Avma, svma: Svma, before: &[u8]) -> Option<Avma> {
+        let bias = LoadBias(address.0.wrapping_sub(svma.0));
+        let slot = |svma: Svma| self.memory.read_u64(bias.avma(svma)).ok().map(Avma);
+        let Some(target) = x86_64::direct_call_target(svma, before) else {
+            return slot(x86_64::call_slot(svma, before)?);
+        };
+        let code = self
+            .image_of(address)
+            .and_then(|(image, _)| image.code_at(target))
+            .unwrap_or_default();
+        match x86_64::plt_slot(target, code) {
+            Some(through) => slot(through),
+            None => Some(bias.avma(target)),
+        }
+    }
+}

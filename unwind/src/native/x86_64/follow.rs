@@ -1,0 +1,206 @@
+//! Follows code without call frame information to where it returns, and so learns how to unwind it.
+//!
+//! From the PC of a frame on, whatever path the code takes, it must put the stack pointer back to its return address
+//! and the callee-saved registers back to their values before it returns. So the code is read forwards, with symbolic
+//! registers ("what rsp was, plus 24"), until one path comes to a `ret`; nothing need be known about where the
+//! function begins. That covers a prologue, a body and an epilogue alike.
+//!
+//! An instruction that is not understood makes the registers that it writes unknown, and ends the path if it writes
+//! the stack pointer: what comes out is right or nothing, as far as the path is one that the code can take.
+
+use std::ops::Range;
+
+use rustc_hash::FxHashSet;
+
+use super::decode::{Instruction, Map, decode};
+use super::symbolic::{Flow, RBP, RSP, State, Value};
+use super::{INSTRUCTION_BYTES_MAX, is_signal_trampoline};
+use crate::native::rule::Rule;
+
+/// Instructions that are read at most, on all paths together.
+const STEPS_MAX: usize = 4096;
+/// Longer functions are not read in full.
+const FUNCTION_BYTES_MAX: u64 = 1 << 16;
+/// Branches that wait to be followed.
+const PENDING_MAX: usize = 32;
+
+/// Where code is read from.
+pub(crate) trait Code {
+    /// Fills `into` with code from `at` on, and says how many bytes there were.
+    fn fetch(&self, at: u64, into: &mut [u8; INSTRUCTION_BYTES_MAX]) -> usize;
+}
+
+/// What following a piece of code found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Followed {
+    /// A path returns; this is the rule for where it started.
+    Returns(Rule),
+    /// The code goes straight on to end the thread or the process, without another call: what a thread's or a
+    /// program's first code does when all is over. (`abort` never returns either, but was called.)
+    Exits,
+    /// Neither was found.
+    Unknown,
+}
+
+/// Follows the code from `start` on to where it returns.
+pub(crate) fn follow(code: &impl Code, start: u64) -> Followed {
+    match explore(code, start, Until::Return) {
+        Explored::Returned(rule) => Followed::Returns(rule),
+        Explored::Ended { exits: true, .. } => Followed::Exits,
+        Explored::Ended { .. } | Explored::Reached(_) => Followed::Unknown,
+    }
+}
+
+/// The rule at `target` in the function whose first instruction is at `start`; `None` where the stack pointer's
+/// distance is not fixed (alloca) or no path leads there.
+pub(crate) fn rule_from_entry(code: &impl Code, start: u64, target: u64) -> Option<Rule> {
+    match explore(code, start, Until::Address(target)) {
+        Explored::Reached(state) => state.rule_from_entry(),
+        _ => None,
+    }
+}
+
+/// Whether no instruction in `function` moves the stack pointer by an amount that only running it tells (alloca).
+///
+/// All of it is read, not only what paths lead to: what is behind a jump table counts too.
+pub(crate) fn has_fixed_stack(code: &impl Code, function: Range<u64>) -> bool {
+    let mut at = function.start;
+    while at < function.end {
+        let Some((instruction, next)) =
+            read(code, at).filter(|_| at - function.start < FUNCTION_BYTES_MAX)
+        else {
+            return false;
+        };
+        // With nothing but the stack pointer known, whatever else it is set from is unknown.
+        let mut state = State::new();
+        state.set(
+            RBP,
+            Value::Plus {
+                register: RSP,
+                offset: 0,
+            },
+        );
+        state.execute(&instruction);
+        if !matches!(state.get(RSP), Value::Plus { register: RSP, .. }) {
+            return false;
+        }
+        at = next;
+    }
+    true
+}
+
+/// The rule for the body of the function at `start`, where its stack is deepest: for code that is reached through a
+/// jump table, to which no path leads. A guess, which something else must confirm.
+pub(crate) fn rule_of_body(code: &impl Code, start: u64) -> Option<Rule> {
+    match explore(code, start, Until::Nothing) {
+        Explored::Ended { body, .. } => body?.rule_from_entry(),
+        Explored::Returned(_) | Explored::Reached(_) => None,
+    }
+}
+
+/// The rule at `start` if nothing but an epilogue is left from there: pops, the stack pointer put back, and the return.
+pub(crate) fn epilogue(code: &impl Code, start: u64) -> Option<Rule> {
+    const INSTRUCTIONS_MAX: usize = 12;
+    let mut state = State::new();
+    let mut at = start;
+    for _ in 0..INSTRUCTIONS_MAX {
+        let (instruction, next) = read(code, at)?;
+        let sets_sp = instruction.modrm.is_some_and(|modrm| modrm.reg == RSP);
+        let adds_to_sp = instruction
+            .modrm
+            .is_some_and(|modrm| modrm.register == Some(RSP));
+        let is_of_epilogue = instruction.map == Map::Primary
+            && match instruction.opcode {
+                0x58..=0x5f | 0xc9 | 0xc3 => true,
+                0x8b | 0x8d => sets_sp,
+                0x89 | 0x81 | 0x83 => adds_to_sp,
+                _ => false,
+            };
+        match state.execute(&instruction) {
+            _ if !is_of_epilogue => return None,
+            Flow::Next => at = next,
+            Flow::Return => return state.rule(),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// When to stop following paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// At the first that returns.
+    Return,
+    /// At this address.
+    Address(u64),
+    /// When all have ended.
+    Nothing,
+}
+
+/// What came of all paths from one address. `body` is the state where the stack was deepest first,
+/// if its depth was known everywhere.
+enum Explored {
+    Returned(Rule),
+    /// The target.
+    Reached(State),
+    Ended {
+        exits: bool,
+        body: Option<State>,
+    },
+}
+
+/// Follows all paths from `start` on.
+fn explore(code: &impl Code, start: u64, until: Until) -> Explored {
+    let mut seen = FxHashSet::default();
+    let mut body = Some(State::new());
+    let mut pending = vec![(start, State::new())];
+    let mut exits = false;
+    let mut steps = 0;
+    while let Some((mut at, mut state)) = pending.pop() {
+        // Each instruction is read once, on whatever path comes to it first, so loops end.
+        while steps < STEPS_MAX && seen.insert(at) {
+            if until == Until::Address(at) {
+                return Explored::Reached(state);
+            }
+            body = body.and_then(|body| body.deeper(&state));
+            steps += 1;
+            let Some((instruction, next)) = read(code, at) else {
+                break;
+            };
+            match state.execute(&instruction) {
+                Flow::Next => at = next,
+                Flow::Jump => at = next.wrapping_add_signed(instruction.immediate),
+                Flow::Branch => {
+                    state.branch();
+                    if pending.len() < PENDING_MAX {
+                        let target = next.wrapping_add_signed(instruction.immediate);
+                        pending.push((target, state.clone()));
+                    }
+                    at = next;
+                }
+                Flow::Return => match state.rule() {
+                    Some(rule) if until == Until::Return => return Explored::Returned(rule),
+                    _ => break,
+                },
+                Flow::Exit => {
+                    exits |= state.is_straight();
+                    break;
+                }
+                Flow::Stop => break,
+            }
+        }
+    }
+    Explored::Ended { exits, body }
+}
+
+/// The instruction at `at`, and the address of the next.
+fn read(code: &impl Code, at: u64) -> Option<(Instruction, u64)> {
+    let mut bytes = [0; INSTRUCTION_BYTES_MAX];
+    let available = code.fetch(at, &mut bytes);
+    let bytes = bytes.get(..available)?;
+    if is_signal_trampoline(bytes) {
+        return None;
+    }
+    let instruction = decode(bytes)?;
+    Some((instruction, at.checked_add(instruction.bytes as u64)?))
+}
