@@ -1,0 +1,152 @@
+//! How a blocking wait ends at a deadline.
+//!
+//! A wait for a stop blocks in waitpid(2), which knows no time-out; a timer interrupts it with a signal. Measured on
+//! two CPUs against the other ways (time from PTRACE_INTERRUPT to PTRACE_DETACH, p50, all on one CPU): a waitpid that
+//! blocks 19.7 µs, with this timer armed 19.4 µs, `WNOHANG` and sigtimedwait(2) for SIGCHLD 21 to 25 µs, spinning for
+//! 10 µs before that 30 µs. Across CPUs all of them drown in the time that the wake-up takes. Beside being slower,
+//! SIGCHLD would have to be blocked in every thread of ours, or one that does not block it swallows it.
+//!
+//! The timer fires again and again from the deadline on, so that a signal which comes just before the wait begins is
+//! not the last one. Arming and disarming happen while the target runs.
+
+use std::cell::OnceCell;
+use std::io;
+use std::mem;
+use std::ptr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How often the timer fires again after the deadline.
+const REPEAT: Duration = Duration::from_millis(1);
+
+/// Which of the real-time signals is ours, counted from SIGRTMIN.
+const SIGNAL_INDEX: i32 = 3;
+
+thread_local! {
+    static TIMER: OnceCell<Option<Timer>> = const { OnceCell::new() };
+}
+
+/// Makes blocking calls of this thread fail with `EINTR` once `after` has passed, until [`disarm`]. `false` when the
+/// kernel gives no such timer: then the caller must not block.
+pub(super) fn arm(after: Duration) -> bool {
+    with_timer(|timer| timer.set(after.max(Duration::from_nanos(1)), REPEAT))
+}
+
+/// Undoes [`arm`].
+pub(super) fn disarm() {
+    with_timer(|timer| timer.set(Duration::ZERO, Duration::ZERO));
+}
+
+fn with_timer(act: impl FnOnce(&Timer) -> bool) -> bool {
+    // While the thread ends its timer may be gone already; then there is nothing to disarm.
+    TIMER
+        .try_with(|cell| {
+            cell.get_or_init(|| Timer::new().ok())
+                .as_ref()
+                .is_some_and(act)
+        })
+        .unwrap_or(false)
+}
+
+/// A timer that sends a signal to the thread that made it.
+#[derive(Debug)]
+struct Timer(libc::timer_t);
+
+impl Timer {
+    fn new() -> io::Result<Self> {
+        let signal = libc::SIGRTMIN() + SIGNAL_INDEX;
+        install_handler(signal)?;
+        unblock(signal)?;
+        // SAFETY: sigevent is plain data for which zeroes are valid.
+        let mut event: libc::sigevent = unsafe { mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = signal;
+        event.sigev_notify_thread_id = nix::unistd::gettid().as_raw();
+        let mut timer = ptr::null_mut();
+        // SAFETY: `event` and `timer` are ours for the length of the call. See timer_create(2).
+        let answer =
+            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+        if answer == 0 {
+            Ok(Self(timer))
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    fn set(&self, first: Duration, then: Duration) -> bool {
+        let setting = libc::itimerspec {
+            it_value: timespec(first),
+            it_interval: timespec(then),
+        };
+        // SAFETY: `self.0` is a timer of this process, `setting` is only read, and the old setting is not asked for.
+        unsafe { libc::timer_settime(self.0, 0, &raw const setting, ptr::null_mut()) == 0 }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: `self.0` is a timer of this process and is not used after this.
+        unsafe { libc::timer_delete(self.0) };
+    }
+}
+
+/// `duration` as the kernel takes it. Longer than it can say is as long as it can say.
+pub(super) fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: libc::c_long::from(duration.subsec_nanos().cast_signed()),
+    }
+}
+
+/// A handler that does nothing, without SA_RESTART: it is there to interrupt.
+fn install_handler(signal: i32) -> io::Result<()> {
+    extern "C" fn interrupt(_signal: i32) {}
+    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+    let answer = INSTALLED.get_or_init(|| {
+        // SAFETY: sigaction is plain data for which zeroes are valid: no flags, an empty mask.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        action.sa_sigaction = interrupt as extern "C" fn(i32) as libc::sighandler_t;
+        // SAFETY: the handler touches nothing, so it may run at any point; `action` is only read.
+        match unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(nix::errno::Errno::last_raw()),
+        }
+    });
+    answer.map_err(io::Error::from_raw_os_error)
+}
+
+fn unblock(signal: i32) -> io::Result<()> {
+    // SAFETY: sigset_t is plain data for which zeroes are valid.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: `set` is ours for the length of the call.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    // SAFETY: `set` is an initialized set and ours for the length of the call.
+    unsafe { libc::sigaddset(&raw mut set, signal) };
+    // SAFETY: `set` is only read, and the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn interrupts_a_blocking_call_and_stops_doing_so() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut byte = [0u8];
+        assert!(arm(Duration::from_millis(1)));
+        // SAFETY: reads one byte into `byte`.
+        let answer = unsafe { libc::read(reader.as_raw_fd(), byte.as_mut_ptr().cast(), 1) };
+        assert_eq!(Errno::result(answer), Err(Errno::EINTR));
+        disarm();
+        io::Write::write_all(&mut writer, b"x").unwrap();
+        // SAFETY: reads one byte into `byte`.
+        let answer = unsafe { libc::read(reader.as_raw_fd(), byte.as_mut_ptr().cast(), 1) };
+        assert_eq!(Errno::result(answer), Ok(1));
+    }
+}

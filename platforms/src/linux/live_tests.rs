@@ -1,0 +1,427 @@
+//! What stopping does to a living thread, and what it must not do.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use sampler_unwind::MemoryReader;
+
+use super::proc::stat::{self, ProcState};
+use super::testing::{Shared, Target, own_tid, raw, read_byte, wait_until};
+use super::*;
+use crate::{Pid, Tid};
+
+/// Long enough for a machine that does a lot else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn stop_patiently(target: &Target) -> StoppedThread {
+    stop(target.tid(), PATIENCE).unwrap()
+}
+
+fn state(target: &Target) -> ProcState {
+    stat::read(target.pid()).unwrap().state
+}
+
+fn tracer(pid: Pid) -> Option<Tid> {
+    proc::status::read(pid).unwrap().tracer
+}
+
+#[test]
+fn a_busy_thread_is_read_and_runs_on() {
+    prepare_sampling_thread().unwrap();
+    let target = Target::busy();
+    let memory = ProcessMemory::new(target.pid());
+    for _ in 0..100 {
+        let stopped = stop_patiently(&target);
+        let count = target.shared().get(0);
+        assert_eq!(stopped.kind(), StopKind::Trap);
+        let registers = stopped.registers().unwrap();
+        assert_eq!(registers.syscall, None);
+        assert_ne!(registers.thread_pointer, 0);
+        let pc = registers.registers.pc().unwrap();
+        let sp = registers.registers.sp().unwrap();
+        let mapped = proc::maps::read(target.pid()).unwrap();
+        let executable =
+            |mapping: &proc::maps::Mapping| mapping.executable && mapping.range.contains(&pc);
+        assert!(mapped.iter().any(executable));
+        assert_eq!(memory.read(sp, &mut [0; 64]), Ok(64));
+        assert_eq!(state(&target), ProcState::TracingStop);
+        assert_eq!(tracer(target.pid()), Some(own_tid()));
+        assert_eq!(target.shared().get(0), count, "it ran while it was stopped");
+        let pause = stopped.detach().unwrap();
+        assert!(pause > Duration::ZERO);
+        assert_eq!(tracer(target.pid()), None);
+        target.wait_for_progress(0);
+    }
+}
+
+#[test]
+fn a_panic_lets_the_thread_go() {
+    let target = Target::busy();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let _stopped = stop_patiently(&target);
+        panic!("while the target stands still");
+    }));
+    assert!(panicked.is_err());
+    target.wait_for_progress(0);
+    assert_eq!(tracer(target.pid()), None);
+}
+
+#[test]
+fn nobody_cannot_be_stopped() {
+    let target = Target::ended_after_using_cpu();
+    let tid = target.tid();
+    assert!(matches!(
+        stop(tid, PATIENCE),
+        Err(StopFailure::Gone { tid: gone }) if gone == tid
+    ));
+    target.end();
+    assert!(matches!(stop(tid, PATIENCE), Err(StopFailure::Gone { .. })));
+}
+
+#[test]
+fn we_cannot_stop_ourselves() {
+    assert!(matches!(
+        stop(own_tid(), PATIENCE),
+        Err(StopFailure::Denied {
+            errno: Errno::EPERM,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn another_tracer_is_named() {
+    let target = Target::busy();
+    std::thread::scope(|scope| {
+        let (stopped_sender, stopped) = std::sync::mpsc::channel();
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let tid = target.tid();
+        scope.spawn(move || {
+            let stopped = stop(tid, PATIENCE).unwrap();
+            stopped_sender.send(own_tid()).unwrap();
+            finished.recv().unwrap();
+            stopped.detach().unwrap();
+        });
+        let tracing = stopped.recv().unwrap();
+        let Err(failure) = stop(tid, PATIENCE) else {
+            panic!("stopped twice")
+        };
+        assert!(matches!(failure, StopFailure::AlreadyTraced { tracer, .. } if tracer == tracing));
+        let denied = permission::why(target.pid(), tid, Errno::EPERM);
+        assert!(
+            matches!(denied, permission::DeniedBy::Tracer { tracer, name: Some(_) } if tracer == tracing)
+        );
+        finish.send(()).unwrap();
+    });
+    target.wait_for_progress(0);
+}
+
+#[test]
+fn a_thread_killed_while_it_stands_is_reported() {
+    let target = Target::busy();
+    let stopped = stop_patiently(&target);
+    target.signal(libc::SIGKILL);
+    wait_until(|| state(&target) == ProcState::Zombie);
+    assert_eq!(stopped.registers().err(), Some(RegistersError::Killed));
+    assert_eq!(stopped.detach(), Err(Errno::ESRCH));
+    assert_eq!(strays::count(), 1);
+    strays::release();
+    assert_eq!(strays::count(), 0);
+}
+
+/// Whoever makes a process with CLONE_VFORK sleeps uninterruptibly until that ends: the one way to have such a sleep
+/// at will.
+fn uninterruptible(release: i32) -> Target {
+    let target = Target::run(|shared| {
+        let flags = libc::CLONE_VFORK | libc::SIGCHLD;
+        // SAFETY: without CLONE_VM this is a fork; the child makes system calls only and ends by _exit.
+        let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+        if child == 0 {
+            // SAFETY: takes a number. Should its parent be killed, so is it.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            shared.set(1, 1);
+            read_byte(release);
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(0) };
+        }
+        loop {
+            shared.increment(0);
+        }
+    });
+    wait_until(|| target.shared().get(1) == 1 && state(&target) == ProcState::DiskSleep);
+    target
+}
+
+#[test]
+fn a_thread_that_does_not_stop_is_late_and_is_let_go_when_it_does() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let target = uninterruptible(raw(&reader));
+    let Err(StopFailure::Late(mut late)) = stop(target.tid(), Duration::from_millis(2)) else {
+        panic!("not late")
+    };
+    assert_eq!(late.tid(), target.tid());
+    assert!(!late.poll());
+    std::io::Write::write_all(&mut &writer, b"x").unwrap();
+    wait_until(|| late.poll());
+    assert_eq!(late.exit_status(), None);
+    assert_eq!(tracer(target.pid()), None);
+    target.wait_for_progress(0);
+}
+
+#[test]
+fn a_forgotten_late_thread_is_let_go_too() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let target = uninterruptible(raw(&reader));
+    let late = stop(target.tid(), Duration::ZERO);
+    assert!(matches!(late, Err(StopFailure::Late(_))));
+    drop(late);
+    assert_eq!(strays::count(), 1);
+    std::io::Write::write_all(&mut &writer, b"x").unwrap();
+    wait_until(|| {
+        strays::release();
+        strays::count() == 0
+    });
+    target.wait_for_progress(0);
+}
+
+#[test]
+fn an_end_during_the_wait_is_handed_on() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let target = uninterruptible(raw(&reader));
+    let Err(StopFailure::Late(mut late)) = stop(target.tid(), Duration::ZERO) else {
+        panic!("not late")
+    };
+    target.signal(libc::SIGKILL);
+    wait_until(|| late.poll());
+    assert_eq!(late.exit_status(), Some(libc::SIGKILL));
+    drop(writer);
+}
+
+#[test]
+fn a_thread_that_executes_another_program_is_not_left_stopped() {
+    // Not the race itself, which cannot be had at will, but its end: a stop that nobody holds a guard for.
+    let target = Target::busy();
+    ptrace::seize(target.tid()).unwrap();
+    ptrace::interrupt(target.tid()).unwrap();
+    strays::expect_renamed();
+    wait_until(|| {
+        strays::release();
+        tracer(target.pid()).is_none()
+    });
+    target.wait_for_progress(0);
+}
+
+#[test]
+fn a_process_that_is_stopped_by_a_signal_stays_so() {
+    let target = Target::busy();
+    target.signal(libc::SIGSTOP);
+    wait_until(|| state(&target) == ProcState::Stopped);
+    let count = target.shared().get(0);
+    for _ in 0..10 {
+        let stopped = stop_patiently(&target);
+        assert_eq!(stopped.kind(), StopKind::GroupStop);
+        assert!(stopped.registers().is_ok());
+        drop(stopped);
+        wait_until(|| state(&target) == ProcState::Stopped);
+    }
+    assert_eq!(target.shared().get(0), count);
+    target.signal(libc::SIGCONT);
+    target.wait_for_progress(0);
+}
+
+/// Counts what epoll_wait(2) on nothing returns: 0 calls, 1 the `EINTR`s.
+fn waiting_in_epoll() -> Target {
+    let target = Target::run(|shared| {
+        // SAFETY: makes a descriptor.
+        let epoll = unsafe { libc::epoll_create1(0) };
+        loop {
+            shared.increment(0);
+            // SAFETY: an empty event for which zeroes are valid.
+            let mut event: libc::epoll_event = unsafe { std::mem::zeroed() };
+            // SAFETY: there is room for one event.
+            let answer = unsafe { libc::epoll_wait(epoll, &raw mut event, 1, -1) };
+            if answer == -1 && Errno::last() == Errno::EINTR {
+                shared.increment(1);
+            }
+        }
+    });
+    target.wait_until_blocked_in(libc::SYS_epoll_wait);
+    target
+}
+
+#[test]
+fn a_repaired_epoll_wait_sees_no_eintr() {
+    let target = waiting_in_epoll();
+    let mut repaired = 0;
+    for _ in 0..100 {
+        let stopped = stop_patiently(&target);
+        let registers = stopped.registers().unwrap();
+        assert_eq!(registers.syscall.map(i64::from), Some(libc::SYS_epoll_wait));
+        // A thread that is just being woken from the last stop counts as blocked and has not run yet: nothing to do.
+        repaired += u32::from(stopped.repair_interrupted_syscall(&registers).unwrap());
+        stopped.detach().unwrap();
+        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+    }
+    assert!(repaired > 0);
+    assert_eq!((target.shared().get(0), target.shared().get(1)), (1, 0));
+}
+
+#[test]
+fn an_epoll_wait_that_is_not_repaired_sees_it() {
+    let target = waiting_in_epoll();
+    drop(stop_patiently(&target));
+    wait_until(|| target.shared().get(1) == 1);
+}
+
+#[test]
+fn a_handler_still_makes_a_repaired_call_return() {
+    let target = waiting_in_epoll();
+    let stopped = stop_patiently(&target);
+    let registers = stopped.registers().unwrap();
+    stopped.repair_interrupted_syscall(&registers).unwrap();
+    // Without a handler it ends the target; that it is delivered is all that matters.
+    target.signal(libc::SIGUSR1);
+    stopped.detach().unwrap();
+    wait_until(|| state(&target) == ProcState::Zombie);
+}
+
+#[test]
+fn a_futex_wait_needs_no_repair() {
+    let target = Target::pausing();
+    let stopped = stop_patiently(&target);
+    let registers = stopped.registers().unwrap();
+    assert_eq!(registers.syscall.map(i64::from), Some(libc::SYS_pause));
+    assert!(registers.interrupted_syscall);
+    assert_eq!(stopped.repair_interrupted_syscall(&registers), Ok(false));
+}
+
+/// Where the target's signal handler counts.
+static PAYLOADS: OnceLock<Shared> = OnceLock::new();
+
+extern "C" fn add_payload(
+    _signal: i32,
+    information: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel hands a valid siginfo_t to a handler with SA_SIGINFO.
+    let information = unsafe { &*information };
+    // SAFETY: the signal was sent by sigqueue, so it has a value.
+    let value = unsafe { information.si_value() }.sival_ptr.addr() as u64;
+    if let Some(shared) = PAYLOADS.get() {
+        shared.set(1, shared.get(1) + value);
+        shared.increment(2);
+    }
+}
+
+#[test]
+fn no_signal_is_lost_or_changed() {
+    const SIGNALS: usize = 2000;
+    let target = Target::run(|shared| {
+        let _first = PAYLOADS.set(shared);
+        // SAFETY: zeroes are valid.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_flags = libc::SA_SIGINFO;
+        action.sa_sigaction = add_payload as *const () as usize;
+        // SAFETY: the handler touches shared numbers only.
+        unsafe { libc::sigaction(libc::SIGRTMAX(), &raw const action, ptr::null_mut()) };
+        loop {
+            shared.increment(0);
+        }
+    });
+    target.wait_for_progress(0);
+    let mut sum = 0;
+    for number in 1..=SIGNALS {
+        let value = libc::sigval {
+            sival_ptr: ptr::without_provenance_mut(number),
+        };
+        // SAFETY: the value is a number, for the target as well. The child has not been reaped.
+        let answer = unsafe { libc::sigqueue(target.pid().0, libc::SIGRTMAX(), value) };
+        assert_eq!(answer, 0);
+        sum += number as u64;
+        stop_patiently(&target).detach().unwrap();
+    }
+    wait_until(|| target.shared().get(2) == SIGNALS as u64);
+    assert_eq!(target.shared().get(1), sum);
+}
+
+#[test]
+fn a_signal_held_back_is_delivered_with_its_payload() {
+    // The delivery stop itself: made by hand, because the trap of an interrupt comes before any signal.
+    let target = Target::pausing();
+    ptrace::seize(target.tid()).unwrap();
+    target.signal(libc::SIGUSR2);
+    let kind = ptrace::wait(target.tid(), 0).unwrap().unwrap();
+    assert_eq!(kind, StopKind::SignalDelivery(libc::SIGUSR2));
+    let stopped = StoppedThread::new(target.tid(), kind, Instant::now());
+    stopped.detach().unwrap();
+    wait_until(|| state(&target) == ProcState::Zombie);
+}
+
+/// The smallest 32-bit program: an ELF header, a program header, and a jump to itself.
+fn thirty_two_bit_program() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    const SIZE: u32 = HEADERS + 2;
+    fn halves(values: &[u16]) -> Vec<u8> {
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
+    }
+    fn words(values: &[u32]) -> Vec<u8> {
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
+    }
+    [
+        b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(),
+        // e_type ET_EXEC, e_machine EM_386.
+        halves(&[2, 3]),
+        // e_version, e_entry, e_phoff, e_shoff, e_flags.
+        words(&[1, BASE + HEADERS, 52, 0, 0]),
+        // Sizes and counts.
+        halves(&[52, 32, 1, 0, 0, 0]),
+        // PT_LOAD of the whole file, readable and executable.
+        words(&[1, 0, BASE, BASE, SIZE, SIZE, 5, 0x1000]),
+        vec![0xeb, 0xfe],
+    ]
+    .concat()
+}
+
+#[test]
+fn a_32_bit_program_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("loop32");
+    std::fs::write(&path, thirty_two_bit_program()).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&path, mode).unwrap();
+    let mut started = spawn::launch(path.as_os_str(), &[], spawn::ChildStdout::Inherited);
+    // Targets of other tests, forked while the file was being written, have it open for a moment.
+    wait_until(|| {
+        let is_busy = matches!(&started, Err(spawn::LaunchError::Other { source, .. })
+            if source.kind() == std::io::ErrorKind::ExecutableFileBusy);
+        if is_busy {
+            started = spawn::launch(path.as_os_str(), &[], spawn::ChildStdout::Inherited);
+        }
+        !is_busy
+    });
+    let launched = started
+        .expect("this test needs a kernel that runs 32-bit programs (CONFIG_IA32_EMULATION)");
+    let pid = launched.pid();
+    assert!(matches!(
+        check_target(pid),
+        Err(TargetError::ThirtyTwoBit { .. })
+    ));
+    let stopped = stop(Tid(pid.0), PATIENCE).unwrap();
+    assert_eq!(
+        stopped.registers().err(),
+        Some(RegistersError::ThirtyTwoBit)
+    );
+    stopped.detach().unwrap();
+    // SAFETY: kill touches no memory; the child has not been reaped, so the number is its own.
+    unsafe { libc::kill(pid.0, libc::SIGKILL) };
+    launched.reap().unwrap();
+}

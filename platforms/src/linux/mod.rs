@@ -1,0 +1,50 @@
+//! Linux: how to stop a thread, read it, and let it go.
+//!
+//! - [`stop`] makes one thread stand still and gives a [`StoppedThread`], which lets it go again on every way out.
+//! - [`ProcessMemory`] reads the memory of a process, stopped or not.
+//! - [`proc`] reads what the kernel tells without stopping anything. Each file has a pure parser beside its reader.
+//! - [`permission`] says which layer refused, [`check_target`] whether a process can be looked at at all.
+//! - [`spawn`] starts a command, [`interrupts`] hears Ctrl-C, [`clock`] tells and waits for time.
+//!
+//! ptrace ties a stopped thread to the one thread of ours that stopped it. The types that stand for one cannot be
+//! sent to another thread.
+
+pub mod clock;
+pub mod interrupts;
+pub mod permission;
+pub mod proc;
+pub mod spawn;
+pub mod target_file;
+
+mod check;
+mod deadline;
+mod job_control;
+mod late_stop;
+mod process_memory;
+mod ptrace;
+mod stop;
+mod stop_kind;
+mod stop_watch;
+mod stopped_thread;
+mod strays;
+
+#[cfg(target_arch = "x86_64")]
+#[path = "registers_x86_64.rs"]
+mod registers;
+
+#[cfg(test)]
+mod live_tests;
+#[cfg(test)]
+mod testing;
+
+pub use check::{TargetError, check_target};
+pub use clock::{peak_rss_self, process_cpu_time, process_cpu_time_self, thread_cpu_time_self};
+pub use job_control::JobControl;
+pub use late_stop::LateStop;
+pub use nix::errno::Errno;
+pub use process_memory::{ProcessMemory, REGIONS_MAX};
+pub use stop::{StopFailure, prepare_sampling_thread, stop};
+pub use stop_kind::StopKind;
+pub use stop_watch::StopWatch;
+pub use stopped_thread::{RegistersError, StoppedRegisters, StoppedThread};
+pub use strays::release as release_strays;

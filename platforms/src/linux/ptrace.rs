@@ -1,0 +1,129 @@
+//! ptrace(2) and the waits that belong to it: a thin function each.
+//!
+//! All of them act on threads that the *calling thread* has seized; the kernel answers `ESRCH` for any other, and for
+//! one that is not stopped.
+
+use std::ffi::c_void;
+use std::mem;
+use std::ptr;
+
+use nix::errno::Errno;
+
+use super::stop_kind::StopKind;
+use crate::Tid;
+
+/// `NT_PRSTATUS` of elf.h: the general registers.
+const NT_PRSTATUS: usize = 1;
+
+/// Begins to trace `tid` without stopping it. See PTRACE_SEIZE in
+/// [ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html); Linux 3.4.
+pub(super) fn seize(tid: Tid) -> Result<(), Errno> {
+    let options = 0usize;
+    // SAFETY: PTRACE_SEIZE touches no memory of ours; `addr` must be zero and `data` is a set of flags.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid.0, 0usize, options) };
+    Errno::result(answer).map(drop)
+}
+
+/// Asks a seized thread to stop. Returns before it has.
+pub(super) fn interrupt(tid: Tid) -> Result<(), Errno> {
+    // SAFETY: PTRACE_INTERRUPT ignores `addr` and `data`.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid.0, 0usize, 0usize) };
+    Errno::result(answer).map(drop)
+}
+
+/// Stops tracing a stopped thread and lets it run, with `signal` delivered to it unless that is zero. A thread that
+/// is in a group-stop stays stopped, untraced.
+pub(super) fn detach(tid: Tid, signal: i32) -> Result<(), Errno> {
+    let signal = libc::c_long::from(signal);
+    // SAFETY: PTRACE_DETACH ignores `addr`; `data` is a number that the kernel checks.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_DETACH, tid.0, 0usize, signal) };
+    Errno::result(answer).map(drop)
+}
+
+/// Fills `into` with the general registers of a stopped thread and says how many bytes those were: a 32-bit thread
+/// has fewer than a 64-bit one. PTRACE_GETREGSET; Linux 2.6.34.
+pub(super) fn get_registers<T: PlainRegisters>(tid: Tid, into: &mut T) -> Result<usize, Errno> {
+    let mut vector = libc::iovec {
+        iov_base: ptr::from_mut(into).cast::<c_void>(),
+        iov_len: mem::size_of::<T>(),
+    };
+    // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, which is `into`; `T: PlainRegisters` may hold
+    // any bytes. `vector` is ours for the length of the call.
+    let answer = unsafe {
+        libc::ptrace(
+            libc::PTRACE_GETREGSET,
+            tid.0,
+            NT_PRSTATUS,
+            ptr::from_mut(&mut vector),
+        )
+    };
+    Errno::result(answer).map(|_| vector.iov_len)
+}
+
+/// Replaces the general registers of a stopped thread. PTRACE_SETREGSET; Linux 2.6.34.
+pub(super) fn set_registers<T: PlainRegisters>(tid: Tid, registers: &T) -> Result<(), Errno> {
+    let mut vector = libc::iovec {
+        iov_base: ptr::from_ref(registers).cast_mut().cast::<c_void>(),
+        iov_len: mem::size_of::<T>(),
+    };
+    // SAFETY: the kernel only reads the `iov_len` bytes at `iov_base`, which are `registers`.
+    let answer = unsafe {
+        libc::ptrace(
+            libc::PTRACE_SETREGSET,
+            tid.0,
+            NT_PRSTATUS,
+            ptr::from_mut(&mut vector),
+        )
+    };
+    Errno::result(answer).map(drop)
+}
+
+/// A register struct of the kernel's: numbers without padding, in which every pattern of bits is a value.
+///
+/// # Safety
+/// The implementor is `repr(C)`, has no padding, and is valid for any bytes.
+pub(super) unsafe trait PlainRegisters {}
+
+/// Takes the next report about a traced thread or a child, and decodes it. With `WNOHANG` in `flags`, `None` says
+/// that there is none yet. `__WALL` is always set, because before Linux 4.7 it is not implied for traced threads; so
+/// is `__WNOTHREAD`: what other threads of ours trace is theirs.
+///
+/// libc's function and not nix's, which answers `EINVAL` for a stop by a real-time signal, and loses it.
+pub(super) fn wait(tid: Tid, flags: i32) -> Result<Option<StopKind>, Errno> {
+    let mut status = 0;
+    // SAFETY: `status` is ours and writable for the length of the call.
+    let answer = unsafe {
+        libc::waitpid(
+            tid.0,
+            &raw mut status,
+            flags | libc::__WALL | libc::__WNOTHREAD,
+        )
+    };
+    match Errno::result(answer)? {
+        0 => Ok(None),
+        _ => Ok(Some(StopKind::decode(status))),
+    }
+}
+
+/// A thread traced by the calling thread, or a child of it, that has stopped and not been waited for. It stays so: nothing is taken.
+///
+/// `__WALL` and `__WNOTHREAD` are refused by waitid(2) before Linux 4.7; there only threads that lead a process are
+/// found, and also those of other threads of ours.
+pub(super) fn peek_stopped() -> Option<Tid> {
+    let flags = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
+    waitid_any(flags | libc::__WALL | libc::__WNOTHREAD)
+        .or_else(|_| waitid_any(flags))
+        .ok()
+        .flatten()
+}
+
+fn waitid_any(flags: i32) -> Result<Option<Tid>, Errno> {
+    // SAFETY: siginfo_t is plain data for which zeroes are valid.
+    let mut information: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: `information` is ours and writable for the length of the call.
+    let answer = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut information, flags) };
+    Errno::result(answer)?;
+    // SAFETY: waitid has filled the fields of SIGCHLD, or left the zeroes of above, which say that nobody stopped.
+    let tid = unsafe { information.si_pid() };
+    Ok((tid != 0).then_some(Tid(tid)))
+}

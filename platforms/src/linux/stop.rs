@@ -1,0 +1,201 @@
+//! Making one thread stand still.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::late_stop::LateStop;
+use super::proc::stat::{self, ProcState};
+use super::proc::status;
+use super::stop_kind::StopKind;
+use super::stopped_thread::StoppedThread;
+use super::{deadline, ptrace, spawn, strays};
+use crate::{Pid, Tid};
+
+/// How long to sleep between two looks where the kernel has no timer to interrupt a blocking wait with.
+const POLL: Duration = Duration::from_micros(20);
+
+/// Why a thread does not stand still.
+#[derive(Debug, thiserror::Error)]
+pub enum StopFailure {
+    /// There is no such thread, or it has exited and only waits to be forgotten (a zombie).
+    #[error("thread {tid} has ended")]
+    Gone {
+        /// Which thread.
+        tid: Tid,
+    },
+    /// It ended while we waited for it to stop. For a child of ours this was *the* report of its end: nobody else
+    /// gets it ([`spawn::Launched`] has been told).
+    #[error("thread {tid} ended while it was being stopped")]
+    Exited {
+        /// Which thread.
+        tid: Tid,
+        /// As waitpid(2) reports it.
+        status: i32,
+    },
+    /// It has not stopped by the deadline: in an uninterruptible sleep, or still waiting for a CPU.
+    #[error("thread {} did not stop in time", .0.tid())]
+    Late(LateStop),
+    /// Another tracer, usually a debugger, has it.
+    #[error("thread {tid} is already traced by {tracer}")]
+    AlreadyTraced {
+        /// Which thread.
+        tid: Tid,
+        /// The tracing thread. It is one of ours if this thread is late from an earlier attempt.
+        tracer: Tid,
+    },
+    /// The kernel does not let us; [`super::permission::why`] tells why.
+    #[error("stopping thread {tid} was denied: {errno}")]
+    Denied {
+        /// Which thread.
+        tid: Tid,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The kernel answered something that is none of the above.
+    #[error("cannot stop thread {tid}: {errno}")]
+    Failed {
+        /// Which thread.
+        tid: Tid,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+/// Readies the calling thread for [`stop`] and for waiting precisely: makes the timer that bounds a wait, asks for
+/// sleeps that end when they should (a thread's timer slack is 50 µs by default), and for a CPU as soon as it wakes.
+///
+/// The last is not for speed. Where no CPU is idle a woken thread of ordinary priority gets one when the thread that
+/// runs there next leaves the kernel, which a program that makes system calls does after each of them: such samples
+/// would show its system calls and not its work (measured on Linux 6.18, both CPUs busy: 7 % of samples where 0.2 %
+/// is true). Threads and programs that are started later do not inherit the priority.
+///
+/// Without it the first [`stop`] makes the timer, and sleeps come late.
+///
+/// # Errors
+/// When the kernel offers no per-thread timers: [`stop`] works then, but polls.
+pub fn prepare_sampling_thread() -> Result<(), Errno> {
+    const SLACK_NS: libc::c_ulong = 1;
+    // SAFETY: PR_SET_TIMERSLACK takes a number and touches no memory.
+    let answer = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
+    Errno::result(answer)?;
+    // Without the right to it, samples are as good as they are on a machine with an idle CPU.
+    let _as_before = run_when_woken();
+    let has_timer = deadline::arm(Duration::from_secs(1));
+    deadline::disarm();
+    if has_timer {
+        Ok(())
+    } else {
+        Err(Errno::ENOSYS)
+    }
+}
+
+/// Puts the calling thread before all threads of ordinary priority: by the lowest real-time priority, or where that
+/// is refused by niceness.
+fn run_when_woken() -> Result<(), Errno> {
+    const NICE: i32 = -10;
+    let priority = libc::sched_param { sched_priority: 1 };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: 0 is the calling thread; `priority` is only read. See sched_setscheduler(2).
+    let answer = unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
+    if answer == 0 {
+        return Ok(());
+    }
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // Niceness is inherited too, unless the policy says not to.
+    // SAFETY: as above.
+    let answer = unsafe {
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK,
+            &raw const ordinary,
+        )
+    };
+    Errno::result(answer)?;
+    // SAFETY: takes numbers only. On Linux the niceness is a thread's, and 0 the calling one (setpriority(2)).
+    let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    Errno::result(answer).map(drop)
+}
+
+/// Seizes `tid`, interrupts it, and waits for it to stop, at most until `within` has passed.
+///
+/// Unless something goes wrong it allocates nothing, reads no file and asks the kernel for no more than the timer,
+/// PTRACE_SEIZE, PTRACE_INTERRUPT and waitpid(2).
+///
+/// # Errors
+/// See [`StopFailure`]. Except for [`StopFailure::Late`] the thread is then not traced by us.
+pub fn stop(tid: Tid, within: Duration) -> Result<StoppedThread, StopFailure> {
+    strays::release();
+    let end = Instant::now() + within;
+    let timer = deadline::arm(within);
+    let stopped = seize_and_wait(tid, end, timer);
+    if stopped.is_err() {
+        // Otherwise the guard does it, after the thread runs again.
+        deadline::disarm();
+    }
+    stopped
+}
+
+fn seize_and_wait(tid: Tid, end: Instant, timer: bool) -> Result<StoppedThread, StopFailure> {
+    ptrace::seize(tid).map_err(|errno| refused(tid, errno))?;
+    let asked = Instant::now();
+    // It can fail only for a thread that is being killed, which the wait reports.
+    let _killed = ptrace::interrupt(tid);
+    match wait_until(tid, end, timer) {
+        Ok(Some(kind)) => reported(tid, kind, asked),
+        Ok(None) => Err(StopFailure::Late(LateStop::new(tid))),
+        Err(Errno::ECHILD) => {
+            // A thread that executes another program takes over the number of its process's first thread; the stop
+            // will be reported under that number.
+            strays::expect_renamed();
+            Err(StopFailure::Gone { tid })
+        }
+        Err(errno) => Err(StopFailure::Failed { tid, errno }),
+    }
+}
+
+/// The next report about `tid`, or `None` at `end`.
+fn wait_until(tid: Tid, end: Instant, timer: bool) -> Result<Option<StopKind>, Errno> {
+    loop {
+        let answer = if timer {
+            ptrace::wait(tid, 0)
+        } else {
+            ptrace::wait(tid, libc::WNOHANG)
+        };
+        match answer {
+            Ok(Some(kind)) => return Ok(Some(kind)),
+            Ok(None) if Instant::now() < end => std::thread::sleep(POLL),
+            Err(Errno::EINTR) if Instant::now() < end => {}
+            Ok(None) | Err(Errno::EINTR) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn reported(tid: Tid, kind: StopKind, asked: Instant) -> Result<StoppedThread, StopFailure> {
+    match kind.exit_status() {
+        None => Ok(StoppedThread::new(tid, kind, asked)),
+        Some(status) => {
+            spawn::note_end(Pid(tid.0), status);
+            Err(StopFailure::Exited { tid, status })
+        }
+    }
+}
+
+/// Why PTRACE_SEIZE said `errno`. `EPERM` has many meanings (ptrace(2)), one of which is a thread on its way out.
+fn refused(tid: Tid, errno: Errno) -> StopFailure {
+    match errno {
+        Errno::ESRCH => StopFailure::Gone { tid },
+        Errno::EPERM | Errno::EACCES => {
+            let process = Pid(tid.0);
+            match stat::read(process).map(|stat| stat.state) {
+                Err(_) | Ok(ProcState::Zombie | ProcState::Dead) => StopFailure::Gone { tid },
+                Ok(_) => match status::read(process).map(|status| status.tracer) {
+                    Ok(Some(tracer)) => StopFailure::AlreadyTraced { tid, tracer },
+                    Ok(None) | Err(_) => StopFailure::Denied { tid, errno },
+                },
+            }
+        }
+        _ => StopFailure::Failed { tid, errno },
+    }
+}
