@@ -1,0 +1,287 @@
+//! What was typed, as clap reads it. What it means together is decided in [`super::options`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::values::{
+    parse_duration, parse_percent, parse_pid, parse_pids, parse_rate, parse_stack_size,
+};
+
+/// Shows where a running program spends its time
+///
+/// sampler looks at a program some hundred times a second and adds up where it was. It needs no root, no kernel
+/// module, no eBPF and no perf events, changes nothing in the program and does not restart it. A thread that runs
+/// stands still for some tens of microseconds per look; a thread that sleeps is not stopped at all.
+#[derive(Debug, Parser)]
+#[command(name = "sampler", bin_name = "sampler", version, max_term_width = 100, after_help = ROOT_EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CommandArgs,
+}
+
+const ROOT_EXAMPLES: &str = "\
+Examples:
+  sampler record -p 4711 -d 10    look at process 4711 for ten seconds
+  sampler report                  and see which functions took the time
+  sampler dump -p 4711            what every thread is doing right now
+  sampler demo                    try it on a small workload that comes with it";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum CommandArgs {
+    /// Record where a program spends its time
+    ///
+    /// Give either a running process (-p) or a command to start. A recording ends when its duration is over, when the
+    /// program ends, or at Ctrl-C; `sampler report` then shows it. A command that still runs when the duration is over
+    /// runs on, and sampler waits for it.
+    ///
+    /// Time on a CPU, asleep, and waiting for a CPU are all recorded at once; the report chooses which to show.
+    Record(RecordArgs),
+    /// Show a recording as a table, tree, flame graph or JSON
+    ///
+    /// Without options: a table of functions on the terminal, the one that took the most CPU time first. `self` is the
+    /// time in the function itself, `total` the time in it and in all it called.
+    Report(ReportArgs),
+    /// Show the stacks of all threads as they are now
+    ///
+    /// Each thread with its state and what it waits for; threads with the same stack are shown once, with their number.
+    /// Running threads stand still one at a time, for some tens of microseconds each; sleeping threads are not stopped.
+    #[command(visible_alias = "stack")]
+    Dump(DumpArgs),
+    /// Profile a small built-in workload whose truth is known
+    ///
+    /// Three functions share a CPU 60 to 30 to 10, one thread sleeps on a lock and one reads a pipe. Prints what was
+    /// measured beside the truth, and writes a flame graph.
+    Demo(DemoArgs),
+    /// Is that workload
+    #[command(name = super::demo::WORKLOAD, hide = true)]
+    DemoWorkload(DemoWorkloadArgs),
+}
+
+/// `sampler record`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "sampler record [OPTIONS] -p <PID>[,<PID>...]\n       sampler record [OPTIONS] [--] <CMD> [ARG]...",
+    group = clap::ArgGroup::new("target").args(["pids", "cmd"]),
+    after_help = RECORD_EXAMPLES,
+    after_long_help = RECORD_AFTER_LONG,
+)]
+pub struct RecordArgs {
+    /// Record these running processes, with all their threads
+    #[arg(short, long = "pid", value_name = "PID[,PID...]", value_parser = PidList::parse, allow_hyphen_values = true)]
+    pub pids: Vec<PidList>,
+
+    /// How often to look, per second
+    ///
+    /// The moments are jittered, so that they cannot run in step with what the program does. CPU time is taken from
+    /// the kernel's accounts and only shared out by the samples: a low rate makes the picture coarser, not wrong.
+    #[arg(
+        short, long, value_name = "HZ", default_value = "99", value_parser = parse_rate, allow_hyphen_values = true,
+        visible_short_alias = 'F', visible_alias = "freq"
+    )]
+    pub rate: f64,
+
+    /// How long to record: 10, 2.5, 500ms, 2m, 1h [default: until Ctrl-C or the program ends]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
+    pub duration: Option<Duration>,
+
+    /// The file to write, or - for standard output
+    ///
+    /// It grows as FILE.partial and gets its name when it is complete, so that a recording that fails does not take
+    /// an older one with it. `sampler report` can read a .partial too, should sampler be killed.
+    #[arg(short, long, value_name = "FILE", default_value = "sampler.data")]
+    pub output: PathBuf,
+
+    /// How much of a thread's stack is copied at most per look: 64k, 1m
+    ///
+    /// Only what is in use is copied. Stacks deeper than this are cut at their outer end and marked as cut. More
+    /// makes the pauses of deep threads longer.
+    #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = parse_stack_size, allow_hyphen_values = true)]
+    pub stack_size: usize,
+
+    /// Show neither progress nor a summary
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// The command to start and record, with its arguments; options of sampler come before it
+    #[arg(value_name = "CMD", trailing_var_arg = true)]
+    pub cmd: Vec<OsString>,
+}
+
+/// The value of one `-p`: a type of its own, because clap takes a plain `Vec` for "given several times".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PidList(pub Vec<i32>);
+
+impl PidList {
+    fn parse(words: &str) -> Result<Self, super::values::ValueError> {
+        parse_pids(words).map(Self)
+    }
+}
+
+const RECORD_EXAMPLES: &str = "\
+Examples:
+  sampler record -p 4711 -d 10
+  sampler record -r 499 -- ./server --port 80";
+
+const RECORD_AFTER_LONG: &str = "\
+Examples:
+  sampler record -p 4711 -d 10
+  sampler record -r 499 -- ./server --port 80
+
+Exit status with -p:
+  0 recorded, 1 error, 2 wrong command line, 3 permission denied, 4 no such process, 5 no samples
+Exit status with a command:
+  the command's own (128 + N when signal N killed it); 2 wrong command line, 125 sampler failed,
+  126 the command cannot be executed, 127 the command was not found";
+
+/// `sampler report`.
+#[derive(Debug, Args)]
+#[command(after_help = REPORT_EXAMPLES)]
+pub struct ReportArgs {
+    /// The recording, or - for standard input [default: sampler.data]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// The same as FILE, as `perf report` has it
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        conflicts_with = "file",
+        hide_short_help = true
+    )]
+    pub input: Option<PathBuf>,
+
+    /// What to make of it [default: by the extension of --output, else table]
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<FormatArg>,
+
+    /// The file to write, or - for standard output; .svg, .folded, .json and .txt choose the format
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Which time to show
+    #[arg(short, long, value_name = "WEIGHT", default_value = "cpu")]
+    pub weight: WeightArg,
+
+    /// Tell the threads apart: each under the root by its name and number
+    #[arg(short, long)]
+    pub threads: bool,
+
+    /// How many rows of a table or lines of a tree to show, 0 for all [default: 40 for a table, all for a tree]
+    #[arg(short = 'n', long, value_name = "N", allow_hyphen_values = true)]
+    pub limit: Option<usize>,
+
+    /// Leave calls below this share out of a tree
+    #[arg(
+        long, value_name = "PERCENT", default_value = "0.5", value_parser = parse_percent, allow_hyphen_values = true,
+        hide_short_help = true
+    )]
+    pub threshold: f64,
+
+    /// Where to look for functions' names.
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
+
+    /// Do not page a table or tree that is shown on a terminal
+    ///
+    /// The pager is $SAMPLER_PAGER, else $PAGER, else `less -FRX`; an empty one or `cat` is none.
+    #[arg(long)]
+    pub no_pager: bool,
+}
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  sampler report                            which functions took the CPU time
+  sampler report -o flame.svg               a flame graph for the browser
+  sampler report --weight off-cpu -f tree   where threads slept, by caller
+  sampler report -f folded | less           for other tools, a stack per line";
+
+/// Where to look for functions' names.
+#[derive(Debug, Args)]
+pub struct SymbolArgs {
+    /// Look for separate debug files in this directory too; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub debug_dir: Vec<PathBuf>,
+
+    /// Do not show functions that the compiler inlined as frames of their own; faster
+    #[arg(long)]
+    pub no_inline: bool,
+}
+
+/// `sampler dump`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// The process
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid, allow_hyphen_values = true)]
+    pub pid: i32,
+
+    /// Write JSON, for other tools
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Where to look for functions' names.
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
+}
+
+/// `sampler demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The flame graph to write
+    #[arg(short, long, value_name = "FILE", default_value = "demo.svg")]
+    pub output: PathBuf,
+
+    /// How long to run: 10, 2.5, 500ms
+    #[arg(
+        short, long, value_name = "TIME", default_value = "3s", value_parser = parse_duration,
+        allow_hyphen_values = true
+    )]
+    pub duration: Duration,
+}
+
+/// Is the workload that `demo` profiles.
+#[derive(Debug, Args)]
+pub struct DemoWorkloadArgs {
+    /// How long to work
+    #[arg(value_parser = parse_duration)]
+    pub duration: Duration,
+
+    /// The file to write the truth to
+    pub truth: PathBuf,
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// Functions by their own time, with percentages
+    Table,
+    /// Who called whom, with percentages
+    Tree,
+    /// A line per stack, outermost function first, for flame graph tools
+    Folded,
+    /// An SVG to click through in a browser
+    Flamegraph,
+    /// Everything, for programs (docs/json.md)
+    Json,
+}
+
+/// `--weight`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightArg {
+    /// Time on a CPU
+    Cpu,
+    /// All time that passed
+    Wall,
+    /// Time asleep: waiting for a lock, a disk, a peer
+    OffCpu,
+    /// Time ready to run, waiting for a CPU
+    #[value(name = "runqueue", alias = "run-queue")]
+    RunQueue,
+    /// How often it was seen, whatever time it stands for
+    Samples,
+}

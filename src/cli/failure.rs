@@ -1,0 +1,100 @@
+//! Failures that have an exit code of their own, and what the user can do about them.
+
+use std::io;
+
+use sampler_platforms::linux::permission::{self, DeniedBy};
+use sampler_platforms::linux::proc::task::{ThreadFiles, ThreadReadError};
+use sampler_platforms::linux::proc::{names, status};
+use sampler_platforms::linux::spawn::LaunchError;
+use sampler_platforms::linux::{self, Errno, TargetError};
+use sampler_platforms::{Pid, Tid};
+
+use super::exit::Exit;
+
+/// A failure with an exit code of its own. Everything else is an `anyhow::Error` and exits with 1, or 125 when a
+/// command was to be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The process may not be looked at.
+    #[error("cannot look at process {pid}: denied by {by}")]
+    Denied {
+        /// Which process.
+        pid: Pid,
+        /// Which layer refused.
+        by: DeniedBy,
+    },
+    /// Nothing was sampled.
+    #[error("no samples: {}", missed.as_deref().unwrap_or("the recording was too short"))]
+    NoSamples {
+        /// What was missed and why, if anything was.
+        missed: Option<String>,
+    },
+}
+
+/// Whether process `pid` is there and may be looked at.
+///
+/// # Errors
+/// [`TargetError`], or [`Failure::Denied`] with the layer that refuses.
+pub fn check(pid: Pid) -> anyhow::Result<()> {
+    linux::check_target(pid)?;
+    let tid = Tid(pid.0);
+    if let Ok(Some(tracer)) = status::read(pid).map(|status| status.tracer) {
+        let name = names::of_a_process(Pid(tracer.0)).ok();
+        let by = DeniedBy::Tracer { tracer, name };
+        return Err(Failure::Denied { pid, by }.into());
+    }
+    match ThreadFiles::new(pid, tid).syscall() {
+        Err(ThreadReadError::Denied(error)) => {
+            let errno = error.raw_os_error().map_or(Errno::EPERM, Errno::from_raw);
+            Err(Failure::Denied {
+                pid,
+                by: permission::why(pid, tid, errno),
+            }
+            .into())
+        }
+        Err(ThreadReadError::Gone) => Err(TargetError::NoSuchProcess { pid }.into()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// How a run that failed with `error` ends.
+pub fn exit_of(error: &anyhow::Error, starts_command: bool) -> Exit {
+    let general = if starts_command {
+        Exit::SamplerFailed
+    } else {
+        Exit::Error
+    };
+    if let Some(launch) = error.downcast_ref::<LaunchError>() {
+        return match launch {
+            LaunchError::NotFound { .. } => Exit::CommandNotFound,
+            LaunchError::NotExecutable { .. } => Exit::CannotExecute,
+            LaunchError::Other { .. } => general,
+        };
+    }
+    if let Some(target) = error.downcast_ref::<TargetError>() {
+        return match target {
+            TargetError::Unreadable { source, .. } if is_denial(source) => Exit::PermissionDenied,
+            TargetError::Unreadable { .. }
+            | TargetError::ThirtyTwoBit { .. }
+            | TargetError::Ourselves { .. } => general,
+            _ => Exit::NoSuchProcess,
+        };
+    }
+    match error.downcast_ref::<Failure>() {
+        Some(Failure::Denied { .. }) => Exit::PermissionDenied,
+        Some(Failure::NoSamples { .. }) => Exit::NoSamples,
+        None => general,
+    }
+}
+
+fn is_denial(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// What the user can do about `error`, if anything is known.
+pub fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
+    match error.downcast_ref::<Failure>()? {
+        Failure::Denied { by, .. } => by.hint(),
+        Failure::NoSamples { .. } => None,
+    }
+}

@@ -1,0 +1,367 @@
+//! What the command line means: validated, with every default filled in.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use super::args::{
+    Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, RecordArgs, ReportArgs, SymbolArgs, WeightArg,
+};
+use crate::profile::Weight;
+use crate::symbols::{FileSymbolizer, SymbolPaths};
+
+/// The recording that is written and read when none is named.
+pub const RECORDING_DEFAULT: &str = "sampler.data";
+/// Rows of a table when `--limit` is not given.
+pub const TABLE_ROWS_DEFAULT: usize = 40;
+
+/// A command line that makes sense.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Options {
+    /// `sampler record`.
+    Record(RecordOptions),
+    /// `sampler report`.
+    Report(ReportOptions),
+    /// `sampler dump`.
+    Dump(DumpOptions),
+    /// `sampler demo`.
+    Demo(DemoOptions),
+    /// What `sampler demo` profiles.
+    DemoWorkload(DemoWorkloadOptions),
+}
+
+/// What to record, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordOptions {
+    /// What to record.
+    pub target: Target,
+    /// Ticks per second: above 0, at most [`super::values::RATE_HZ_MAX`].
+    pub rate_hz: f64,
+    /// How long; `None` until Ctrl-C or the target's end.
+    pub duration: Option<Duration>,
+    /// Where to.
+    pub output: Output,
+    /// How many bytes of a stack are copied at most.
+    pub stack_bytes_max: usize,
+    /// Whether to show neither progress nor a summary.
+    pub quiet: bool,
+}
+
+/// What is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Running processes: at least one, each once.
+    Pids(Vec<i32>),
+    /// A command to start: its program, then its arguments; never empty.
+    Command(Vec<OsString>),
+}
+
+/// Where something is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Where a recording is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Standard input.
+    Stdin,
+    /// A file.
+    File(PathBuf),
+}
+
+/// What to show of a recording, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReportOptions {
+    /// The recording.
+    pub input: Input,
+    /// What to make of it.
+    pub format: Format,
+    /// Where to.
+    pub output: Output,
+    /// Which time is shown.
+    pub weight: Weight,
+    /// Whether threads are told apart.
+    pub threads: bool,
+    /// Where names come from.
+    pub symbols: SymbolOptions,
+    /// Whether a table or tree that is shown on a terminal is paged.
+    pub pager: bool,
+}
+
+/// What a report makes of a recording.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Format {
+    /// Functions.
+    Table {
+        /// Rows at most; `None` for all.
+        limit: Option<usize>,
+    },
+    /// Who called whom.
+    Tree {
+        /// Lines at most; `None` for all.
+        limit: Option<usize>,
+        /// Calls below this share are left out, 0 to 100.
+        threshold_percent: f64,
+    },
+    /// A line per stack.
+    Folded,
+    /// An SVG.
+    Flamegraph,
+    /// Everything.
+    Json,
+}
+
+impl Format {
+    /// Whether it is text for people, and may be paged and fitted to a terminal.
+    pub fn is_for_reading(self) -> bool {
+        matches!(self, Format::Table { .. } | Format::Tree { .. })
+    }
+}
+
+/// Where names of functions come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SymbolOptions {
+    /// Directories with separate debug files, besides the usual ones.
+    pub debug_dirs: Vec<PathBuf>,
+    /// Whether inlined functions are frames of their own.
+    pub inline: bool,
+}
+
+impl SymbolOptions {
+    /// What gives addresses their names.
+    pub fn symbolizer(&self) -> FileSymbolizer {
+        let paths = SymbolPaths {
+            debug_dirs: self.debug_dirs.clone(),
+            ..SymbolPaths::default()
+        };
+        FileSymbolizer::new(paths).with_inlined(self.inline)
+    }
+}
+
+/// Whose stacks to show, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DumpOptions {
+    /// The process.
+    pub pid: i32,
+    /// Whether as JSON.
+    pub json: bool,
+    /// Where names come from.
+    pub symbols: SymbolOptions,
+}
+
+/// How to run the demonstration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DemoOptions {
+    /// The flame graph to write.
+    pub output: Output,
+    /// How long.
+    pub duration: Duration,
+}
+
+/// How the demonstration's workload runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DemoWorkloadOptions {
+    /// How long.
+    pub duration: Duration,
+    /// The file that it tells the truth to.
+    pub truth: PathBuf,
+}
+
+/// Reads a command line, the program's name first.
+///
+/// # Errors
+/// When it makes no sense, and when it asks for help or the version: [`clap::Error::print`] says so on the right
+/// stream, and [`clap::Error::exit_code`] is 2 or 0.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
+    match Cli::try_parse_from(arguments)?.command {
+        CommandArgs::Record(args) => RecordOptions::try_from(args)
+            .map(Options::Record)
+            .map_err(|error| usage_error("record", &error)),
+        CommandArgs::Report(args) => ReportOptions::try_from(args)
+            .map(Options::Report)
+            .map_err(|error| usage_error("report", &error)),
+        CommandArgs::Dump(args) => Ok(Options::Dump(args.into())),
+        CommandArgs::Demo(args) => Ok(Options::Demo(args.into())),
+        CommandArgs::DemoWorkload(args) => Ok(Options::DemoWorkload(DemoWorkloadOptions {
+            duration: args.duration,
+            truth: args.truth,
+        })),
+    }
+}
+
+/// Options that make no sense together.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// Nothing to record.
+    #[error("nothing to record: give a running process with -p PID, or a command to start")]
+    NoTarget,
+    /// The format is to be told from an extension that tells nothing.
+    #[error("cannot tell the format from '{}': use .svg, .folded, .json or .txt, or say --format", .0.display())]
+    UnknownExtension(PathBuf),
+    /// `--limit` for something without rows.
+    #[error("--limit is for a table or a tree")]
+    LimitWithoutRows,
+}
+
+/// `error` as clap says its own: with the usage of the subcommand below.
+fn usage_error(subcommand: &str, error: &UsageError) -> clap::Error {
+    let mut cli = Cli::command();
+    // Gives the subcommands their full names.
+    cli.build();
+    match cli.find_subcommand_mut(subcommand) {
+        Some(command) => command.error(ErrorKind::ValueValidation, error),
+        None => cli.error(ErrorKind::ValueValidation, error),
+    }
+}
+
+impl TryFrom<RecordArgs> for RecordOptions {
+    type Error = UsageError;
+
+    fn try_from(args: RecordArgs) -> Result<Self, UsageError> {
+        let mut pids = Vec::new();
+        for pid in args.pids.into_iter().flat_map(|list| list.0) {
+            if !pids.contains(&pid) {
+                pids.push(pid);
+            }
+        }
+        // clap has seen to it that there are not both.
+        let target = match (pids.is_empty(), args.cmd.is_empty()) {
+            (false, _) => Target::Pids(pids),
+            (true, false) => Target::Command(args.cmd),
+            (true, true) => return Err(UsageError::NoTarget),
+        };
+        Ok(Self {
+            target,
+            rate_hz: args.rate,
+            duration: args.duration,
+            output: args.output.into(),
+            stack_bytes_max: args.stack_size,
+            quiet: args.quiet,
+        })
+    }
+}
+
+impl TryFrom<ReportArgs> for ReportOptions {
+    type Error = UsageError;
+
+    fn try_from(args: ReportArgs) -> Result<Self, UsageError> {
+        let format = match (args.format, &args.output) {
+            (Some(format), _) => format,
+            (None, Some(path)) if path != Path::new("-") => format_of(path)?,
+            (None, _) => FormatArg::Table,
+        };
+        let limit = |default| match args.limit {
+            None => default,
+            Some(0) => None,
+            Some(limit) => Some(limit),
+        };
+        let format = match format {
+            FormatArg::Table => Format::Table {
+                limit: limit(Some(TABLE_ROWS_DEFAULT)),
+            },
+            FormatArg::Tree => Format::Tree {
+                limit: limit(None),
+                threshold_percent: args.threshold,
+            },
+            _ if args.limit.is_some() => return Err(UsageError::LimitWithoutRows),
+            FormatArg::Folded => Format::Folded,
+            FormatArg::Flamegraph => Format::Flamegraph,
+            FormatArg::Json => Format::Json,
+        };
+        Ok(Self {
+            input: args
+                .file
+                .or(args.input)
+                .map_or_else(|| Input::File(RECORDING_DEFAULT.into()), Input::from),
+            format,
+            output: args.output.map_or(Output::Stdout, Output::from),
+            weight: args.weight.into(),
+            threads: args.threads,
+            symbols: args.symbols.into(),
+            pager: !args.no_pager,
+        })
+    }
+}
+
+fn format_of(path: &Path) -> Result<FormatArg, UsageError> {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    match extension.to_ascii_lowercase().as_str() {
+        "svg" => Ok(FormatArg::Flamegraph),
+        "folded" | "collapsed" => Ok(FormatArg::Folded),
+        "json" => Ok(FormatArg::Json),
+        "txt" => Ok(FormatArg::Table),
+        _ => Err(UsageError::UnknownExtension(path.into())),
+    }
+}
+
+impl From<DumpArgs> for DumpOptions {
+    fn from(args: DumpArgs) -> Self {
+        Self {
+            pid: args.pid,
+            json: args.json,
+            symbols: args.symbols.into(),
+        }
+    }
+}
+
+impl From<DemoArgs> for DemoOptions {
+    fn from(args: DemoArgs) -> Self {
+        Self {
+            output: args.output.into(),
+            duration: args.duration,
+        }
+    }
+}
+
+impl From<SymbolArgs> for SymbolOptions {
+    fn from(args: SymbolArgs) -> Self {
+        Self {
+            debug_dirs: args.debug_dir,
+            inline: !args.no_inline,
+        }
+    }
+}
+
+impl From<PathBuf> for Output {
+    fn from(path: PathBuf) -> Self {
+        if path == Path::new("-") {
+            Output::Stdout
+        } else {
+            Output::File(path)
+        }
+    }
+}
+
+impl From<PathBuf> for Input {
+    fn from(path: PathBuf) -> Self {
+        if path == Path::new("-") {
+            Input::Stdin
+        } else {
+            Input::File(path)
+        }
+    }
+}
+
+impl From<WeightArg> for Weight {
+    fn from(weight: WeightArg) -> Self {
+        match weight {
+            WeightArg::Cpu => Weight::Cpu,
+            WeightArg::Wall => Weight::Wall,
+            WeightArg::OffCpu => Weight::OffCpu,
+            WeightArg::RunQueue => Weight::RunQueue,
+            WeightArg::Samples => Weight::Samples,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "options_tests.rs"]
+mod tests;

@@ -1,0 +1,206 @@
+//! Command lines, and what they mean.
+
+use super::*;
+
+fn parse_words(words: &str) -> Result<Options, clap::Error> {
+    parse(words.split_ascii_whitespace().map(OsString::from))
+}
+
+#[track_caller]
+fn record(words: &str) -> RecordOptions {
+    match parse_words(&format!("sampler record {words}")) {
+        Ok(Options::Record(options)) => options,
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn report(words: &str) -> ReportOptions {
+    match parse_words(&format!("sampler report {words}")) {
+        Ok(Options::Report(options)) => options,
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+fn command(words: &str) -> Target {
+    Target::Command(words.split(' ').map(OsString::from).collect())
+}
+
+#[test]
+fn the_command_line_is_one_clap_can_work_with() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_recording_has_defaults() {
+    let options = record("-p 12");
+    assert_eq!(
+        options,
+        RecordOptions {
+            target: Target::Pids(vec![12]),
+            rate_hz: 99.0,
+            duration: None,
+            output: Output::File("sampler.data".into()),
+            stack_bytes_max: 1 << 20,
+            quiet: false,
+        }
+    );
+}
+
+#[test]
+fn rate_has_the_names_that_perf_gives_it() {
+    for words in [
+        "-r 250 -p 1",
+        "-r250 -p1",
+        "--rate=250 -p 1",
+        "-F 250 -p 1",
+        "-F250 -p1",
+        "--freq 250 -p 1",
+    ] {
+        assert_eq!(record(words).rate_hz, 250.0, "{words}");
+    }
+}
+
+#[test]
+fn processes_are_gathered() {
+    assert_eq!(
+        record("-p 1,2 --pid 3 -p 2").target,
+        Target::Pids(vec![1, 2, 3])
+    );
+}
+
+#[test]
+fn options_end_at_the_command() {
+    assert_eq!(record("ls -l -p 3").target, command("ls -l -p 3"));
+    assert_eq!(record("-r 5 ls --rate 7").target, command("ls --rate 7"));
+    assert_eq!(record("-- ls -d").target, command("ls -d"));
+    assert_eq!(record("ls -- -d").target, command("ls -- -d"));
+    assert_eq!(record("-d 2 -- -odd-name").target, command("-odd-name"));
+    assert_eq!(record("-o - -q true").output, Output::Stdout);
+}
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error() {
+    for words in [
+        "",
+        "record",
+        "record -p",
+        "record -p 0",
+        "record -p -5",
+        "record -p 1,,2",
+        "record -p nginx",
+        "record -p 1 ls",
+        "record -r 0 ls",
+        "record -r -1 ls",
+        "record -r nan ls",
+        "record -r 20000 ls",
+        "record -d 0 ls",
+        "record -d -3 ls",
+        "record -d 99999999999999999999h ls",
+        "record --stack-size 1 ls",
+        "record --unknown ls",
+        "report a b",
+        "report a -i b",
+        "report -o x.pdf",
+        "report -o x",
+        "report -f svg",
+        "report --weight time",
+        "report --limit -1",
+        "report --limit 5 -f json",
+        "report --threshold 200",
+        "dump",
+        "dump -p 0",
+        "dump -p 1,2",
+        "demo -d 0",
+        "frobnicate",
+    ] {
+        let error = parse_words(&format!("sampler {words}")).expect_err(words);
+        assert_eq!(error.exit_code(), 2, "{words}");
+        assert!(error.use_stderr(), "{words}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for words in ["--help", "-h", "--version", "record --help", "help report"] {
+        let error = parse_words(&format!("sampler {words}")).expect_err(words);
+        assert_eq!(error.exit_code(), 0, "{words}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named_with_what_is_right() {
+    let error = parse_words("sampler record -d 5d ls").expect_err("a day");
+    insta::assert_snapshot!("unknown_unit", error.to_string());
+    let error = parse_words("sampler report -o out.pdf").expect_err("a pdf");
+    insta::assert_snapshot!("unknown_extension", error.to_string());
+    let error = parse_words("sampler record").expect_err("no target");
+    insta::assert_snapshot!("no_target", error.to_string());
+}
+
+#[test]
+fn a_report_has_defaults() {
+    assert_eq!(
+        report(""),
+        ReportOptions {
+            input: Input::File("sampler.data".into()),
+            format: Format::Table { limit: Some(40) },
+            output: Output::Stdout,
+            weight: Weight::Cpu,
+            threads: false,
+            symbols: SymbolOptions {
+                debug_dirs: Vec::new(),
+                inline: true,
+            },
+            pager: true,
+        }
+    );
+    assert_eq!(report("-").input, Input::Stdin);
+    assert_eq!(report("-i a").input, report("a").input);
+}
+
+#[test]
+fn the_format_is_told_by_the_extension_unless_it_is_given() {
+    assert_eq!(report("-o a.svg").format, Format::Flamegraph);
+    assert_eq!(report("-o a.SVG").format, Format::Flamegraph);
+    assert_eq!(report("-o a.folded").format, Format::Folded);
+    assert_eq!(report("-o a.json").format, Format::Json);
+    assert_eq!(
+        report("-o a.txt --limit 0").format,
+        Format::Table { limit: None }
+    );
+    assert_eq!(report("-o a.svg -f json").format, Format::Json);
+    assert_eq!(report("-o -").format, Format::Table { limit: Some(40) });
+    assert_eq!(
+        report("-f tree").format,
+        Format::Tree {
+            limit: None,
+            threshold_percent: 0.5
+        }
+    );
+}
+
+#[test]
+fn weights_have_their_names() {
+    for (word, weight) in [
+        ("cpu", Weight::Cpu),
+        ("wall", Weight::Wall),
+        ("off-cpu", Weight::OffCpu),
+        ("runqueue", Weight::RunQueue),
+        ("run-queue", Weight::RunQueue),
+        ("samples", Weight::Samples),
+    ] {
+        assert_eq!(report(&format!("--weight {word}")).weight, weight);
+    }
+}
+
+#[test]
+fn dump_has_a_second_name() {
+    for name in ["dump", "stack"] {
+        let options = parse_words(&format!("sampler {name} -p 7 --json --no-inline"));
+        let Ok(Options::Dump(options)) = options else {
+            panic!("{options:?}");
+        };
+        assert!(options.pid == 7 && options.json && !options.symbols.inline);
+    }
+}

@@ -1,0 +1,254 @@
+//! `sampler record`: from the command line to a recording on disk.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use sampler_platforms::Pid;
+use sampler_platforms::linux::proc::task;
+use sampler_platforms::linux::spawn::{self, ChildStdout, Ended, Launched};
+use sampler_platforms::linux::{self, interrupts};
+
+use super::exit::Exit;
+use super::failure::{self, Failure};
+use super::options::{Output, RecordOptions, Target};
+use super::progress::Progress;
+use crate::export::summary_words;
+use crate::profile::Summary;
+use crate::record::{Baseline, Over, RecordSettings, Recorder};
+use crate::recording::{BackgroundWriter, RecordingFile, RecordingInfo, Writer};
+
+/// How often threads are looked for that have yet to stop, after the last sample, in nanoseconds.
+const STRAYS_NS: u64 = 1_000_000;
+
+/// Less CPU time of a command's children than this is not worth a word.
+const CHILDREN_CPU_MIN: Duration = Duration::from_millis(100);
+
+/// Records what `options` say and says on `messages` what came of it.
+///
+/// # Errors
+/// When nothing could be recorded, or what was recorded could not be kept. In every case the targets run on.
+pub fn run(options: &RecordOptions, messages: &mut impl Write) -> anyhow::Result<Exit> {
+    interrupts::install().context("cannot listen for Ctrl-C")?;
+    // Without these, sampling works all the same: waiting for a stop polls, and files are opened for each read.
+    let _without_timer = linux::prepare_sampling_thread();
+    let _few_descriptors = task::raise_descriptor_limit();
+    match &options.target {
+        Target::Pids(pids) => attach(options, pids, messages),
+        Target::Command(words) => launch(options, words, messages),
+    }
+}
+
+fn attach(
+    options: &RecordOptions,
+    pids: &[i32],
+    messages: &mut impl Write,
+) -> anyhow::Result<Exit> {
+    let pids: Vec<Pid> = pids.iter().copied().map(Pid).collect();
+    for &pid in &pids {
+        failure::check(pid)?;
+    }
+    let writer = start(options, &[], &pids)?;
+    let recorded = record(options, &pids, Baseline::Now, writer)?;
+    recorded.tell(options, messages);
+    if recorded.summary.samples == 0 {
+        let missed = summary_words::missed(&recorded.summary);
+        Err(Failure::NoSamples { missed }.into())
+    } else {
+        Ok(Exit::Ok)
+    }
+}
+
+fn launch(
+    options: &RecordOptions,
+    words: &[OsString],
+    messages: &mut impl Write,
+) -> anyhow::Result<Exit> {
+    let (program, arguments) = words.split_first().context("no command was given")?;
+    let writer = start(options, words, &[])?;
+    // What the command prints must not come between the bytes of the recording.
+    let its_stdout = match options.output {
+        Output::Stdout => ChildStdout::ToStderr,
+        Output::File(_) => ChildStdout::Inherited,
+    };
+    let launched = match spawn::launch(program, arguments, its_stdout) {
+        Ok(launched) => launched,
+        Err(error) => {
+            // Nothing is in it.
+            writer.into_output().finish()?.discard()?;
+            return Err(error.into());
+        }
+    };
+    let recorded = record(options, &[launched.pid()], Baseline::Zero, writer);
+    match &recorded {
+        Ok(recorded) => {
+            recorded.tell(options, messages);
+            if recorded.over != Over::TargetsEnded && !options.quiet {
+                let line =
+                    "the command still runs; waiting for it (Ctrl-C again: leave it running)";
+                say(messages, line);
+            }
+        }
+        // It may run for days; what went wrong is not to be told only then.
+        Err(error) => say(messages, &format!("{error:#}; waiting for the command")),
+    }
+    let Some(ended) = wait(launched)? else {
+        return Ok(Exit::CommandLeftRunning);
+    };
+    if let Ok(recorded) = &recorded {
+        recorded.tell_of_children(&ended, options, messages);
+    }
+    match recorded {
+        Ok(_) => Ok(ended.status.into()),
+        Err(_) => Ok(Exit::SamplerFailed),
+    }
+}
+
+/// Says something for a person to read. Nobody may be there any more, which changes nothing.
+fn say(messages: &mut impl Write, line: &str) {
+    let _unheard = writeln!(messages, "sampler: {line}");
+}
+
+fn start(
+    options: &RecordOptions,
+    words: &[OsString],
+    pids: &[Pid],
+) -> anyhow::Result<Writer<BackgroundWriter<RecordingFile>>> {
+    let path = match &options.output {
+        Output::Stdout => Path::new("-"),
+        Output::File(path) => path,
+    };
+    let info = RecordingInfo {
+        sampler_version: env!("CARGO_PKG_VERSION").to_owned(),
+        start_unix_ns: since_epoch_ns(),
+        rate_hz: options.rate_hz,
+        kernel_release: kernel_release(),
+        arch: std::env::consts::ARCH.to_owned(),
+        command: words
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
+        pids: pids.iter().map(|pid| pid.0).collect(),
+    };
+    let output = BackgroundWriter::start(RecordingFile::create(path)?)?;
+    Ok(Writer::create(output, &info)?)
+}
+
+fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map(|text| text.trim_end().to_owned())
+        .unwrap_or_default()
+}
+
+fn since_epoch_ns() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A recording that is complete.
+#[derive(Debug)]
+struct Recorded {
+    over: Over,
+    summary: Summary,
+}
+
+fn record(
+    options: &RecordOptions,
+    pids: &[Pid],
+    baseline: Baseline,
+    mut writer: Writer<BackgroundWriter<RecordingFile>>,
+) -> anyhow::Result<Recorded> {
+    let settings = RecordSettings {
+        rate_hz: options.rate_hz,
+        stack_bytes_max: options.stack_bytes_max,
+    };
+    let progress = Progress::start(options.duration, options.quiet);
+    let mut recorder = Recorder::new(settings, pids, baseline, &mut writer)?;
+    let over = recorder.run(|elapsed_ns, costs| {
+        let elapsed = Duration::from_nanos(elapsed_ns);
+        progress.update(costs.samples(), costs.ticks, elapsed);
+        if interrupts::requested() > 0 {
+            Some(Over::Interrupted)
+        } else if options.duration.is_some_and(|duration| elapsed >= duration) {
+            Some(Over::Duration)
+        } else {
+            None
+        }
+    });
+    let summary = recorder.summary();
+    drop(recorder);
+    progress.finish();
+    let over = over?;
+    let file = writer.finish(&summary)?.finish()?;
+    if summary.samples == 0 {
+        // An older recording is worth more.
+        file.discard()?;
+    } else {
+        file.finish()?;
+    }
+    Ok(Recorded { over, summary })
+}
+
+impl Recorded {
+    fn tell(&self, options: &RecordOptions, messages: &mut impl Write) {
+        if options.quiet {
+            return;
+        }
+        match &options.output {
+            Output::File(path) if self.summary.samples > 0 => {
+                say(messages, &format!("wrote {}", path.display()));
+            }
+            Output::File(path) => say(
+                messages,
+                &format!("no samples: {} is not written", path.display()),
+            ),
+            Output::Stdout => {}
+        }
+        // As for `say`.
+        let _unheard = summary_words::write(&self.summary, messages);
+    }
+
+    /// Says so if the command's children used much of the CPU time: they are not part of the recording.
+    fn tell_of_children(&self, ended: &Ended, options: &RecordOptions, messages: &mut impl Write) {
+        let all = ended.user + ended.system;
+        let others = all.saturating_sub(Duration::from_nanos(self.summary.cpu_ns));
+        let is_much = others > all / 10 && others > CHILDREN_CPU_MIN;
+        if is_much && self.over == Over::TargetsEnded && !options.quiet {
+            let seconds = others.as_secs_f64();
+            say(
+                messages,
+                &format!(
+                    "{seconds:.2} s of CPU time were used by processes that the command started; they are not recorded"
+                ),
+            );
+        }
+    }
+}
+
+/// Waits for a command, unless told a second time to stop: then `None`.
+///
+/// # Errors
+/// When it cannot be waited for.
+pub(super) fn wait(launched: Launched) -> anyhow::Result<Option<Ended>> {
+    let asked_before = interrupts::requested();
+    let failed = "cannot wait for the command";
+    loop {
+        let has_ended = if linux::release_strays() {
+            linux::clock::sleep_until(linux::clock::monotonic_ns() + STRAYS_NS);
+            launched.try_wait_keep().context(failed)?
+        } else {
+            launched.wait_keep().context(failed)?
+        };
+        if has_ended {
+            let ended = launched.reap();
+            return ended.map(Some).context("cannot tell how the command ended");
+        }
+        if interrupts::requested() > asked_before {
+            return Ok(None);
+        }
+    }
+}

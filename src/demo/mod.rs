@@ -1,0 +1,5 @@
+//! The demonstration's workload.
+
+pub mod workload;
+
+pub use workload::{FUNCTIONS, Truth};

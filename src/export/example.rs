@@ -1,0 +1,171 @@
+//! A profile made by hand: what the exports are tested with.
+
+use std::io;
+
+use crate::profile::{
+    End, FrameKind, Missed, PauseNs, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights,
+    Summary, WeightedStack,
+};
+
+/// What an export writes, as text.
+#[track_caller]
+pub(super) fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+    let mut out = Vec::new();
+    write(&mut out).expect("memory can be written");
+    String::from_utf8(out).expect("text")
+}
+
+fn native(function: &str, module: &str) -> ResolvedFrame {
+    ResolvedFrame {
+        function: function.into(),
+        module: Some(module.into()),
+        file: Some(format!("/src/{module}.c")),
+        line: Some(7),
+        inlined: false,
+        kind: FrameKind::Native,
+    }
+}
+
+fn other(function: &str, kind: FrameKind) -> ResolvedFrame {
+    ResolvedFrame {
+        function: function.into(),
+        module: None,
+        file: None,
+        line: None,
+        inlined: false,
+        kind,
+    }
+}
+
+const LONG: &str = "std::_Rb_tree<std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >, \
+    std::pair<std::__cxx11::basic_string<char> const, int> >::_M_insert_unique(std::pair<int, int>&&)";
+
+fn frames() -> Vec<ResolvedFrame> {
+    vec![
+        native("_start", "server"),      // 0
+        native("main", "server"),        // 1
+        native("main::serve", "server"), // 2
+        native(LONG, "libstore.so.2"),   // 3
+        ResolvedFrame {
+            inlined: true,
+            ..native("fill<[u8; 8]>", "libstore.so.2")
+        }, // 4
+        native("start_thread", "libc.so.6"), // 5
+        native("worker 3", "server"),    // 6
+        native("pthread_cond_wait", "libc.so.6"), // 7
+        other("[blocked: futex]", FrameKind::Blocked), // 8
+        other("[syscall: write]", FrameKind::Kernel), // 9
+        other("[no stack]", FrameKind::Note), // 10
+        other("[unknown in libx.so+0x1a2b]", FrameKind::Native), // 11
+        native("evil\x1b[31m<&>\n\"name\"", "a]]>b"), // 12
+    ]
+}
+
+fn thread(pid: i32, process: &str, tid: i32, name: &str) -> ResolvedThread {
+    ResolvedThread {
+        pid,
+        process: process.into(),
+        tid,
+        name: name.into(),
+    }
+}
+
+const MS: u64 = 1_000_000;
+
+/// A thread's stack with milliseconds on a CPU, milliseconds asleep, and samples.
+fn stack(
+    thread: u32,
+    frames: &[u32],
+    end: End,
+    cpu: u64,
+    asleep: u64,
+    samples: u64,
+) -> WeightedStack {
+    WeightedStack {
+        frames: frames.to_vec(),
+        thread,
+        end,
+        weights: StackWeights {
+            cpu_ns: cpu * MS,
+            wall_ns: (cpu + asleep) * MS,
+            off_cpu_ns: asleep * MS,
+            run_queue_ns: 0,
+            samples,
+        },
+    }
+}
+
+/// A server with two threads: hot code with a long name, an inlined function, a sleeper, stacks cut in both ways, one
+/// that is missing, and names that try to do harm.
+pub(super) fn profile() -> ResolvedProfile {
+    use End::{Complete, Partial, Truncated};
+    ResolvedProfile {
+        frames: frames(),
+        stacks: vec![
+            stack(0, &[0, 1, 2, 3], Complete, 1_234, 0, 123),
+            stack(0, &[0, 1, 2, 3, 4], Complete, 610, 0, 61),
+            stack(0, &[0, 1], Complete, 90, 0, 9),
+            stack(0, &[0, 1, 2, 9], Complete, 55, 0, 6),
+            stack(1, &[5, 6, 7, 8], Complete, 0, 2_900, 290),
+            stack(1, &[5, 6], Complete, 40, 0, 4),
+            stack(1, &[2, 3], Truncated, 30, 0, 3),
+            stack(1, &[11, 8], Partial, 0, 60, 6),
+            stack(1, &[12], Partial, 20, 0, 2),
+            stack(1, &[10], Partial, 1, 9, 1),
+        ],
+        threads: vec![
+            thread(4711, "./server --port 80", 4711, "server"),
+            thread(4711, "./server --port 80", 4712, "worker; 1"),
+        ],
+        summary: summary(),
+        notes: vec!["no symbols for libx.so: it is stripped".into()],
+    }
+}
+
+pub(super) fn summary() -> Summary {
+    Summary {
+        samples: 505,
+        stops: 209,
+        unstopped_reads: 20,
+        reused: 277,
+        torn: 2,
+        partial: 9,
+        truncated: 3,
+        missed: [(Missed::Late, 4), (Missed::ThreadEnded, 1)].into(),
+        cpu_ns: 2_080 * MS,
+        wall_ns: 3_000 * MS,
+        target_stopped_ns: 209 * 45_000,
+        pause_ns: PauseNs {
+            p50: 44_100,
+            p99: 97_000,
+            max: 1_200_000,
+        },
+        sampler_cpu_ns: 29 * MS,
+        sampler_peak_rss_bytes: 12_900_000,
+        rate_hz_requested: 99.0,
+        rate_hz_achieved: 97.6,
+        complete_ratio: 0.976,
+        repaired_syscalls: 1,
+    }
+}
+
+/// The same with its second thread in a process of its own.
+pub(super) fn two_processes() -> ResolvedProfile {
+    let mut profile = profile();
+    profile.threads[1].pid = 815;
+    profile.threads[1].process =
+        "worker of \x1b[31m a very long command line that nobody wants to read to its end".into();
+    profile
+}
+
+/// One stack of `depth` frames.
+pub(super) fn deep(depth: usize) -> ResolvedProfile {
+    let mut frames = vec![0];
+    frames.resize(depth, 1);
+    ResolvedProfile {
+        frames: vec![native("main", "app"), native("fall", "app")],
+        stacks: vec![stack(0, &frames, End::Complete, 10, 0, 1)],
+        threads: vec![thread(1, "app", 1, "app")],
+        ..ResolvedProfile::default()
+    }
+}

@@ -1,0 +1,166 @@
+//! What a recording holds and what it cost, in words: what `sampler record` says at its end.
+
+use std::io::{self, Write};
+
+use super::units::{bytes, count, percent, time};
+use crate::profile::{Missed, Summary};
+
+/// Writes `summary` in a few lines.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn write(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
+    line(out, "samples", &samples(summary))?;
+    if summary.samples > 0 {
+        line(out, "taken", &taken(summary))?;
+        line(out, "stacks", &stacks(summary))?;
+    }
+    if let Some(missed) = missed(summary) {
+        line(out, "missed", &missed)?;
+    }
+    line(out, "target", &target(summary))?;
+    if summary.stops > 0 {
+        line(out, "paused", &paused(summary))?;
+    }
+    line(out, "sampler", &sampler(summary))
+}
+
+fn line(out: &mut impl Write, label: &str, words: &str) -> io::Result<()> {
+    writeln!(out, "{label:<8} {words}")
+}
+
+fn samples(summary: &Summary) -> String {
+    format!(
+        "{} in {}, at {:.1} Hz of {} Hz asked for",
+        count(summary.samples),
+        time(summary.wall_ns),
+        summary.rate_hz_achieved,
+        summary.rate_hz_requested,
+    )
+}
+
+fn taken(summary: &Summary) -> String {
+    let ways = [
+        (summary.stops, "by stopping a running thread"),
+        (summary.unstopped_reads, "read asleep without a stop"),
+        (summary.reused, "unchanged since the last look"),
+        (summary.torn, "torn (ran on while they were read)"),
+    ];
+    let taken: Vec<String> = ways
+        .iter()
+        .filter(|(samples, _)| *samples > 0)
+        .map(|(samples, way)| format!("{} {way}", count(*samples)))
+        .collect();
+    taken.join(", ")
+}
+
+fn stacks(summary: &Summary) -> String {
+    let mut words = format!(
+        "{:.1} % reach their root",
+        // A ratio just below one must not be shown as all.
+        (summary.complete_ratio * 1000.0).floor() / 10.0
+    );
+    if summary.partial > 0 {
+        words += &format!(", {} partial (information missing)", count(summary.partial));
+    }
+    if summary.truncated > 0 {
+        words += &format!(
+            ", {} truncated (deeper than copied)",
+            count(summary.truncated)
+        );
+    }
+    words
+}
+
+/// What was missed and why; `None` when nothing was.
+pub fn missed(summary: &Summary) -> Option<String> {
+    let reasons: Vec<String> = summary
+        .missed
+        .iter()
+        .filter(|&(_, &samples)| samples > 0)
+        .map(|(&reason, &samples)| format!("{} {}", count(samples), reason_words(reason)))
+        .collect();
+    (!reasons.is_empty()).then(|| reasons.join(", "))
+}
+
+fn reason_words(reason: Missed) -> &'static str {
+    match reason {
+        Missed::Late => "because the sampler came late",
+        Missed::ThreadEnded => "of threads that ended first",
+        Missed::NotScheduled => "of threads that waited for a CPU",
+        Missed::Traced => "of threads held by another tracer",
+        Missed::Denied => "denied by the kernel",
+        Missed::Unreadable => "with unreadable memory or registers",
+        Missed::Torn => "of threads that ran on each time they were read",
+    }
+}
+
+fn target(summary: &Summary) -> String {
+    format!(
+        "{} on a CPU in {}",
+        time(summary.cpu_ns),
+        time(summary.wall_ns)
+    )
+}
+
+fn paused(summary: &Summary) -> String {
+    let share = if summary.cpu_ns > 0 {
+        let share = percent(summary.target_stopped_ns, summary.cpu_ns);
+        format!(" ({share:.2} % of the target's CPU time)")
+    } else {
+        String::new()
+    };
+    let mut words = format!(
+        "{}{share}; half of the stops took at most {}, 99 of 100 at most {}, the longest {}",
+        time(summary.target_stopped_ns),
+        time(summary.pause_ns.p50),
+        time(summary.pause_ns.p99),
+        time(summary.pause_ns.max),
+    );
+    if summary.repaired_syscalls > 0 {
+        words += &format!(
+            "; system calls restarted unseen: {}",
+            count(summary.repaired_syscalls)
+        );
+    }
+    words
+}
+
+fn sampler(summary: &Summary) -> String {
+    format!(
+        "{} on a CPU ({:.2} % of one), {} of memory at most",
+        time(summary.sampler_cpu_ns),
+        percent(summary.sampler_cpu_ns, summary.wall_ns),
+        bytes(summary.sampler_peak_rss_bytes),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::example;
+    use super::*;
+
+    #[test]
+    fn of_a_recording() {
+        insta::assert_snapshot!(example::written(|out| write(&example::summary(), out)));
+    }
+
+    #[test]
+    fn of_a_target_that_slept() {
+        let summary = Summary {
+            samples: 100,
+            reused: 100,
+            complete_ratio: 0.9999,
+            wall_ns: 1_000_000_000,
+            rate_hz_requested: 99.5,
+            rate_hz_achieved: 99.5,
+            ..Summary::default()
+        };
+        insta::assert_snapshot!(example::written(|out| write(&summary, out)));
+    }
+
+    #[test]
+    fn of_nothing() {
+        insta::assert_snapshot!(example::written(|out| write(&Summary::default(), out)));
+    }
+}

@@ -1,0 +1,13 @@
+//! `sampler`: a sampling profiler for Linux that works from user space alone.
+//!
+//! ARCHITECTURE.md follows one sample from the timer to the flame graph.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod demo;
+pub mod export;
+pub mod profile;
+pub mod record;
+pub mod recording;
+pub mod report;
+pub mod symbols;

@@ -1,0 +1,28 @@
+//! Samples made comparable: interned stacks, weights, and what a recording cost.
+//!
+//! Nothing here reads a clock, the environment or a file. The recorder feeds a [`SampleSink`]; whatever stands
+//! behind it (a recording, a live view) gets the same calls in the same order.
+
+mod attribution;
+mod builder;
+mod call_tree;
+mod resolved;
+mod sample;
+mod sink;
+mod stacks;
+mod summary;
+
+pub use builder::{MappedModule, Profile, ProfileBuilder, ThreadStack};
+pub use call_tree::{
+    CallTree, CallTreeOptions, FunctionRow, Functions, TreeNode, TreeNodeId, TreeNodeKind,
+    functions,
+};
+pub use resolved::{
+    FrameKind, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights, Weight, WeightedStack,
+};
+pub use sample::{Observation, ThreadState, Weights};
+pub use sink::{ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
+pub use stacks::{
+    End, FrameId, FrameKey, ModuleId, NodeId, ProcessId, StackId, StackNode, StackTable, ThreadId,
+};
+pub use summary::{Missed, PauseNs, Summary};

@@ -1,0 +1,304 @@
+//! Stacks, interned: a tree of frames shared by all stacks that begin alike at the root.
+
+use std::hash::BuildHasher;
+
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use sampler_unwind::{FrameOrigin, StackEnd};
+use serde::{Deserialize, Serialize};
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $id:ident),*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $id(pub u32);
+
+        impl $id {
+            /// As a position in a table.
+            pub fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+    )*};
+}
+ids!(
+    /// A process of a recording, numbered as they were first seen.
+    ProcessId,
+    /// A thread of a recording, numbered as they were first seen.
+    ThreadId,
+    /// An ELF file of a recording.
+    ModuleId,
+    /// A frame in a [`StackTable`].
+    FrameId,
+    /// A node in a [`StackTable`]: a frame together with all frames outside it.
+    NodeId,
+    /// A stack in a [`StackTable`].
+    StackId
+);
+
+/// What makes two frames the same before symbols are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FrameKey {
+    /// Machine code.
+    Code {
+        /// The file it is in; `None` for code that no file backs.
+        module: Option<ModuleId>,
+        /// The address the file states (SVMA), or without a module the address in the process. Of the instruction to be
+        /// executed next, or where a call will return to.
+        address: u64,
+        /// Whether `address` is a return address, to be looked up one byte back.
+        is_return_address: bool,
+        /// How the frame was found.
+        #[serde(with = "origin")]
+        origin: FrameOrigin,
+    },
+    /// On a CPU inside a system call of this number: the innermost frame of a running thread.
+    Syscall(u32),
+    /// Asleep in a system call of this number.
+    Blocked(u32),
+    /// Asleep in the kernel, but not in a system call (a page fault).
+    BlockedInFault,
+    /// Stopped by a signal or a debugger.
+    Stopped,
+    /// CPU time of threads that ended before they could be looked at again.
+    Ended,
+    /// A sample of the thread was due and its stack could not be had.
+    NoStack,
+    /// CPU time of a thread that was only ever found asleep: the innermost frame, put there when a recording is read.
+    UnseenCpu,
+}
+
+/// How a stack ended, as far as a profile cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum End {
+    /// It reaches its outermost frame.
+    Complete,
+    /// A limit of ours cut it: how much stack is copied, how deep a walk goes.
+    Truncated,
+    /// Information was missing: a register, unwind tables, a readable stack.
+    Partial,
+}
+
+impl From<StackEnd> for End {
+    fn from(end: StackEnd) -> Self {
+        if end.is_complete() {
+            End::Complete
+        } else if end.is_truncated() {
+            End::Truncated
+        } else {
+            End::Partial
+        }
+    }
+}
+
+/// One frame below its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StackNode {
+    /// The frame outside it; `None` for the outermost.
+    pub caller: Option<NodeId>,
+    /// The frame.
+    pub frame: FrameId,
+}
+
+/// Frames, nodes and stacks, each stored once. Ids are handed out in ascending order from zero.
+#[derive(Debug, Default)]
+pub struct StackTable {
+    frames: Vec<FrameKey>,
+    nodes: Vec<StackNode>,
+    stacks: Vec<(NodeId, End)>,
+    frame_ids: FxHashMap<FrameKey, FrameId>,
+    node_ids: FxHashMap<StackNode, NodeId>,
+    stack_ids: FxHashMap<(NodeId, End), StackId>,
+    /// By the hash of all frames of a stack, the one that was last found or added under it. See
+    /// [`StackTable::intern_slice`].
+    by_hash: FxHashMap<u64, StackId>,
+}
+
+impl StackTable {
+    /// As [`StackTable::intern`], and several times faster for a stack that is already there: one look-up for all of
+    /// it instead of two for each frame.
+    pub fn intern_slice(&mut self, outermost_first: &[FrameKey], end: End) -> StackId {
+        let hash = FxBuildHasher.hash_one((outermost_first, end));
+        if let Some(&stack) = self.by_hash.get(&hash)
+            && self.is_stack(stack, outermost_first, end)
+        {
+            return stack;
+        }
+        let stack = self.intern(outermost_first.iter().copied(), end);
+        self.by_hash.insert(hash, stack);
+        stack
+    }
+
+    /// Whether `stack` is the one of these frames.
+    fn is_stack(&self, stack: StackId, outermost_first: &[FrameKey], end: End) -> bool {
+        let (innermost, stack_end) = self.stacks[stack.index()];
+        let mut node = Some(innermost);
+        let are_equal = outermost_first.iter().rev().all(|frame| {
+            node.is_some_and(|id| {
+                let StackNode { caller, frame: own } = self.nodes[id.index()];
+                node = caller;
+                self.frames[own.index()] == *frame
+            })
+        });
+        are_equal && node.is_none() && stack_end == end
+    }
+
+    /// Interns the stack whose frames `outermost_first` gives, and which ended as `end` says.
+    ///
+    /// A stack without frames is the stack of [`FrameKey::NoStack`].
+    pub fn intern(&mut self, outermost_first: impl Iterator<Item = FrameKey>, end: End) -> StackId {
+        let mut node = None;
+        for frame in outermost_first {
+            let frame = self.frame(frame);
+            node = Some(self.node(StackNode {
+                caller: node,
+                frame,
+            }));
+        }
+        let node = node.unwrap_or_else(|| {
+            let frame = self.frame(FrameKey::NoStack);
+            self.node(StackNode {
+                caller: None,
+                frame,
+            })
+        });
+        self.stack(node, end)
+    }
+
+    /// Interns one frame.
+    pub fn frame(&mut self, frame: FrameKey) -> FrameId {
+        let next = FrameId(id_after(self.frames.len()));
+        *self.frame_ids.entry(frame).or_insert_with(|| {
+            self.frames.push(frame);
+            next
+        })
+    }
+
+    /// Interns one node.
+    pub fn node(&mut self, node: StackNode) -> NodeId {
+        let next = NodeId(id_after(self.nodes.len()));
+        *self.node_ids.entry(node).or_insert_with(|| {
+            self.nodes.push(node);
+            next
+        })
+    }
+
+    /// Interns one stack.
+    pub fn stack(&mut self, innermost: NodeId, end: End) -> StackId {
+        let next = StackId(id_after(self.stacks.len()));
+        *self.stack_ids.entry((innermost, end)).or_insert_with(|| {
+            self.stacks.push((innermost, end));
+            next
+        })
+    }
+
+    /// All frames, by id.
+    pub fn frames(&self) -> &[FrameKey] {
+        &self.frames
+    }
+
+    /// All nodes, by id. A node's caller has a lower id than the node.
+    pub fn nodes(&self) -> &[StackNode] {
+        &self.nodes
+    }
+
+    /// All stacks, by id: their innermost node and how they ended.
+    pub fn stacks(&self) -> &[(NodeId, End)] {
+        &self.stacks
+    }
+
+    /// Forgets everything; ids begin at zero again. This is how memory stays bounded over days.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn id_after(len: usize) -> u32 {
+    u32::try_from(len).expect("tables are cleared long before they hold 2^32 entries")
+}
+
+/// `FrameOrigin` as one number in a recording.
+mod origin {
+    use sampler_unwind::FrameOrigin;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    const ORIGINS: [FrameOrigin; 9] = [
+        FrameOrigin::Registers,
+        FrameOrigin::SignalFrame,
+        FrameOrigin::CallFrameInfo,
+        FrameOrigin::DebugFrame,
+        FrameOrigin::KnownCode,
+        FrameOrigin::Prologue,
+        FrameOrigin::FramePointer,
+        FrameOrigin::InferredRegister,
+        FrameOrigin::Scan,
+    ];
+
+    pub(super) fn serialize<S: Serializer>(
+        origin: &FrameOrigin,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let number = (0u8..)
+            .zip(ORIGINS)
+            .find(|(_, known)| known == origin)
+            .map_or(u8::MAX, |(number, _)| number);
+        serializer.serialize_u8(number)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<FrameOrigin, D::Error> {
+        let number = u8::deserialize(deserializer)?;
+        ORIGINS
+            .get(usize::from(number))
+            .copied()
+            .ok_or_else(|| D::Error::custom("unknown frame origin"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_stacks_are_stored_once_and_share_their_roots() {
+        let mut table = StackTable::default();
+        let (a, b, c) = (
+            FrameKey::Syscall(1),
+            FrameKey::Syscall(2),
+            FrameKey::Syscall(3),
+        );
+        let first = table.intern([a, b].into_iter(), End::Complete);
+        assert_eq!(table.intern([a, b].into_iter(), End::Complete), first);
+        assert_ne!(table.intern([a, c].into_iter(), End::Complete), first);
+        assert_ne!(table.intern([a, b].into_iter(), End::Partial), first);
+        assert_eq!(
+            (
+                table.frames().len(),
+                table.nodes().len(),
+                table.stacks().len()
+            ),
+            (3, 3, 3)
+        );
+    }
+
+    #[test]
+    fn a_stack_without_frames_says_so() {
+        let mut table = StackTable::default();
+        table.intern(std::iter::empty(), End::Partial);
+        assert_eq!(table.frames(), [FrameKey::NoStack]);
+    }
+
+    #[test]
+    fn a_slice_gets_the_same_id_whether_found_or_added() {
+        let keys = [1, 2, 3].map(FrameKey::Syscall);
+        let mut table = StackTable::default();
+        for end in [End::Complete, End::Partial] {
+            for frames in [&keys[..], &keys[..2], &keys[1..], &[]] {
+                let added = table.intern_slice(frames, end);
+                assert_eq!(table.intern_slice(frames, end), added);
+                assert_eq!(table.intern(frames.iter().copied(), end), added);
+            }
+        }
+        assert_eq!(table.stacks().len(), 8);
+    }
+}

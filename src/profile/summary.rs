@@ -1,0 +1,77 @@
+//! What a recording holds and what it cost.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a sample that was due was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missed {
+    /// The sampler came late and left ticks out: it never catches up.
+    Late,
+    /// The thread ended before it could be looked at.
+    ThreadEnded,
+    /// The thread was not scheduled within the deadline of a stop.
+    NotScheduled,
+    /// Another tracer holds the thread.
+    Traced,
+    /// The kernel refused.
+    Denied,
+    /// The thread's memory or registers could not be read.
+    Unreadable,
+    /// The thread ran on each time it was read asleep.
+    Torn,
+}
+
+/// How long threads stood still, per stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseNs {
+    /// Half of the stops were at most this long.
+    pub p50: u64,
+    /// 99 of 100 stops were at most this long.
+    pub p99: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+/// What a recording holds and what it cost, so far. Its JSON form is part of `sampler report --format json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Looks at threads, however they were made: `stops + unstopped_reads + reused`, less those that gave no stack.
+    pub samples: u64,
+    /// Threads stopped and let go again.
+    pub stops: u64,
+    /// Sleeping threads read without a stop.
+    pub unstopped_reads: u64,
+    /// Threads that provably had not run since they were last looked at.
+    pub reused: u64,
+    /// Sleeping threads that ran on while they were read, twice in a row.
+    pub torn: u64,
+    /// Stacks with something missing at their root: a register or unwind information.
+    pub partial: u64,
+    /// Stacks cut by a limit of ours.
+    pub truncated: u64,
+    /// Samples that were due and not taken.
+    pub missed: BTreeMap<Missed, u64>,
+    /// CPU time of the target while it was recorded.
+    pub cpu_ns: u64,
+    /// How long the recording lasted.
+    pub wall_ns: u64,
+    /// How long threads stood still because of us, added up.
+    pub target_stopped_ns: u64,
+    /// The same per stop.
+    pub pause_ns: PauseNs,
+    /// CPU time of the sampler itself.
+    pub sampler_cpu_ns: u64,
+    /// The most memory the sampler held.
+    pub sampler_peak_rss_bytes: u64,
+    /// Ticks per second asked for.
+    pub rate_hz_requested: f64,
+    /// Ticks per second made.
+    pub rate_hz_achieved: f64,
+    /// Share of samples whose stack reaches its outermost frame; 0 without samples.
+    pub complete_ratio: f64,
+    /// System calls of the target that a stop would have interrupted, and that were restarted.
+    pub repaired_syscalls: u64,
+}

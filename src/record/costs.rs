@@ -1,0 +1,217 @@
+//! What a recording has cost so far, and what it has to show for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use sampler_platforms::linux;
+use sampler_unwind::StackEnd;
+
+use crate::profile::{End, Missed, PauseNs, Summary};
+
+/// Pauses longer than this are counted as this long, in nanoseconds.
+const PAUSE_NS_MAX: u64 = 60_000_000_000;
+
+/// Counters that are only ever added to; none of them allocates.
+#[derive(Debug)]
+pub struct Costs {
+    /// Ticks made.
+    pub ticks: u64,
+    stops: u64,
+    unstopped_reads: u64,
+    reused: u64,
+    torn: u64,
+    complete: u64,
+    partial: u64,
+    truncated: u64,
+    missed: BTreeMap<Missed, u64>,
+    repaired_syscalls: u64,
+    target_stopped_ns: u64,
+    pauses_ns: Histogram<u64>,
+    /// CPU time attributed to the target's threads.
+    pub cpu_ns: u64,
+}
+
+impl Default for Costs {
+    /// Nothing yet.
+    fn default() -> Self {
+        let pauses_ns = Histogram::new_with_bounds(1, PAUSE_NS_MAX, 3)
+            .expect("the bounds are constants in the allowed order");
+        Self {
+            ticks: 0,
+            stops: 0,
+            unstopped_reads: 0,
+            reused: 0,
+            torn: 0,
+            complete: 0,
+            partial: 0,
+            truncated: 0,
+            missed: BTreeMap::new(),
+            repaired_syscalls: 0,
+            target_stopped_ns: 0,
+            pauses_ns,
+            cpu_ns: 0,
+        }
+    }
+}
+
+impl Costs {
+    /// A thread stood still for `pause`.
+    pub fn stopped(&mut self, pause: Duration) {
+        let ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        self.stops += 1;
+        self.target_stopped_ns = self.target_stopped_ns.saturating_add(ns);
+        self.pauses_ns.saturating_record(ns.clamp(1, PAUSE_NS_MAX));
+    }
+
+    /// A sleeping thread was read.
+    pub fn read_asleep(&mut self) {
+        self.unstopped_reads += 1;
+    }
+
+    /// A system call that a stop would have interrupted was restarted.
+    pub fn repaired_syscall(&mut self) {
+        self.repaired_syscalls += 1;
+    }
+
+    /// A stack was walked.
+    pub fn walked(&mut self, end: StackEnd) {
+        self.count_end(End::from(end), 1);
+    }
+
+    /// A thread provably had not run: its last stack, which ended in `end`, holds.
+    pub fn reused(&mut self, end: End) {
+        self.reused += 1;
+        self.count_end(end, 1);
+    }
+
+    fn count_end(&mut self, end: End, samples: u64) {
+        match end {
+            End::Complete => self.complete += samples,
+            End::Partial => self.partial += samples,
+            End::Truncated => self.truncated += samples,
+        }
+    }
+
+    /// `samples` that were due were not taken.
+    pub fn missed(&mut self, reason: Missed, samples: u64) {
+        if samples > 0 {
+            *self.missed.entry(reason).or_default() += samples;
+        }
+        if reason == Missed::Torn {
+            self.torn += samples;
+        }
+    }
+
+    /// Samples taken so far.
+    pub fn samples(&self) -> u64 {
+        self.complete + self.partial + self.truncated
+    }
+
+    /// Everything in its public form.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "ratios of counts far below 2^52"
+    )]
+    pub fn summary(&self, elapsed_ns: u64, rate_hz: f64, own: OwnUse) -> Summary {
+        let samples = self.samples();
+        let ratio = |part: u64, whole: f64| {
+            if whole > 0.0 {
+                part as f64 / whole
+            } else {
+                0.0
+            }
+        };
+        Summary {
+            samples,
+            stops: self.stops,
+            unstopped_reads: self.unstopped_reads,
+            reused: self.reused,
+            torn: self.torn,
+            partial: self.partial,
+            truncated: self.truncated,
+            missed: self.missed.clone(),
+            cpu_ns: self.cpu_ns,
+            wall_ns: elapsed_ns,
+            target_stopped_ns: self.target_stopped_ns,
+            pause_ns: PauseNs {
+                p50: self.pauses_ns.value_at_quantile(0.5),
+                p99: self.pauses_ns.value_at_quantile(0.99),
+                max: self.pauses_ns.max(),
+            },
+            sampler_cpu_ns: own.cpu_ns,
+            sampler_peak_rss_bytes: own.peak_rss_bytes,
+            rate_hz_requested: rate_hz,
+            rate_hz_achieved: ratio(self.ticks, elapsed_ns as f64 / 1e9),
+            complete_ratio: ratio(self.complete, samples as f64),
+            repaired_syscalls: self.repaired_syscalls,
+        }
+    }
+}
+
+/// What the sampler itself has used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OwnUse {
+    /// CPU time.
+    pub cpu_ns: u64,
+    /// The most memory it held.
+    pub peak_rss_bytes: u64,
+}
+
+impl OwnUse {
+    /// What was used since `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
+            ..self
+        }
+    }
+
+    /// Of this process until now; zero where the kernel does not tell.
+    pub fn now() -> Self {
+        let cpu_ns = u64::try_from(linux::process_cpu_time_self().as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            cpu_ns,
+            peak_rss_bytes: linux::peak_rss_self(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_of_taking_a_sample_is_counted_once() {
+        let mut costs = Costs {
+            ticks: 200,
+            ..Costs::default()
+        };
+        costs.stopped(Duration::from_micros(40));
+        costs.walked(StackEnd::Root);
+        costs.read_asleep();
+        costs.walked(StackEnd::DepthLimit);
+        costs.reused(End::Complete);
+        costs.missed(Missed::Torn, 1);
+        costs.missed(Missed::Late, 0);
+        let summary = costs.summary(2_000_000_000, 99.0, OwnUse::default());
+        assert_eq!(
+            (
+                summary.samples,
+                summary.stops,
+                summary.unstopped_reads,
+                summary.reused,
+                summary.torn
+            ),
+            (3, 1, 1, 1, 1)
+        );
+        assert_eq!((summary.truncated, summary.partial), (1, 0));
+        assert_eq!(
+            summary.missed.keys().copied().collect::<Vec<_>>(),
+            [Missed::Torn]
+        );
+        assert!((summary.complete_ratio - 2.0 / 3.0).abs() < 1e-9);
+        assert!((summary.rate_hz_achieved - 100.0).abs() < 1e-9);
+        assert!(summary.pause_ns.max >= 40_000 && summary.pause_ns.p50 >= 39_900);
+    }
+}

@@ -1,0 +1,330 @@
+//! One look at one thread: the sample path.
+//!
+//! The target pays for a look only with the time in which its thread stands still. So a sleeping thread is never
+//! stopped: its stack pointer and PC are in /proc, its stack is copied, and the scheduler's count proves that it did
+//! not run meanwhile. A running one is stopped for as long as it takes to copy its registers and stack. Unwinding
+//! happens afterwards.
+
+use std::time::{Duration, Instant};
+
+use sampler_platforms::linux::proc::schedstat::SchedStat;
+use sampler_platforms::linux::proc::stat::{self, ProcState};
+use sampler_platforms::linux::proc::syscall::SyscallState;
+use sampler_platforms::linux::proc::task::ThreadReadError;
+use sampler_platforms::linux::{self, ProcessMemory, StopFailure, StoppedRegisters, StoppedThread};
+use sampler_platforms::{Pid, Tid};
+use sampler_unwind::{Arch, Avma, Modules, ReadError, Registers, Stack, Unwinder};
+
+use super::costs::Costs;
+use super::stack_copy::{StackCopy, WalkMemory};
+use super::stack_plan::{StackMappings, StackPlan};
+use super::thread::Thread;
+use crate::profile::{FrameKey, Missed, ThreadState};
+
+/// How long a stop is waited for at least: a thread that is on a CPU stops within some tens of microseconds.
+const PATIENCE_MIN: Duration = Duration::from_micros(500);
+
+/// How long it takes us to notice that we are awake: the thread that we have put off its CPU waits since before that.
+const WAKING_MAX: Duration = Duration::from_micros(300);
+
+/// How often a sleeping thread is read when it runs on while being read.
+const SLEEPER_TRIES: usize = 2;
+
+/// What a look reads of the process, besides the thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProcessView<'a> {
+    /// Its number.
+    pub pid: Pid,
+    /// Its memory.
+    pub memory: &'a ProcessMemory,
+    /// Its modules.
+    pub modules: &'a Modules,
+    /// Where stacks can be.
+    pub stacks: &'a StackMappings,
+    /// An address on the main thread's stack.
+    pub main_stack: Option<Avma>,
+}
+
+/// What a look found, besides the stack in [`Looker::stack`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// What the thread was doing.
+    pub state: ThreadState,
+    /// The innermost frame, if it was in the kernel.
+    pub kernel: Option<FrameKey>,
+    /// What a sleeper waits in.
+    pub waiting: Option<Waiting>,
+    /// Whether it was waiting for a CPU when we came, and so stood where it had lost its last one. Programs lose
+    /// their CPU at the end of system calls more often than elsewhere: what such looks see is not where time goes.
+    pub was_waiting_for_cpu: bool,
+    /// The scheduler's accounts that go with it.
+    pub sched: SchedStat,
+}
+
+/// The system call a sleeping thread is in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    /// Its number.
+    pub number: u32,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+}
+
+/// Why a look found nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unseen {
+    /// The thread has ended.
+    Ended,
+    /// It could not be looked at this time.
+    Missed(Missed),
+}
+
+/// Looks at threads, one at a time. Everything it needs while a thread stands still is allocated beforehand.
+#[derive(Debug)]
+pub(super) struct Looker {
+    stop_within: Duration,
+    /// How long stops may still be waited for before the next [`Looker::wake`].
+    patience: Duration,
+    copy: StackCopy,
+    unwinder: Unwinder,
+    stack: Stack,
+    /// What the last walk began with.
+    start: Registers,
+    /// Since when we have been on a CPU ourselves: since the last sleep or the last stop that we waited for. Whom we
+    /// have put off a CPU has waited no longer than since then.
+    awake_since: Instant,
+}
+
+impl Looker {
+    /// At most `stack_bytes_max` bytes are copied of a thread; one that has not stopped `stop_within` some time after
+    /// it was asked to is collected later, unseen. Threads are waited for no longer than that altogether from one wake
+    /// to the next; after that each gets a moment only.
+    pub(super) fn new(stack_bytes_max: usize, stop_within: Duration) -> Self {
+        Self {
+            stop_within,
+            patience: stop_within,
+            copy: StackCopy::new(stack_bytes_max),
+            unwinder: Unwinder::new(),
+            stack: Stack::empty(),
+            start: Registers::unknown(&Arch::X86_64),
+            awake_since: Instant::now(),
+        }
+    }
+
+    /// The stack found by the last look that found one.
+    pub(super) fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// To be called after every sleep.
+    pub(super) fn wake(&mut self) {
+        self.awake_since = Instant::now();
+        self.patience = self.stop_within;
+    }
+
+    /// Looks at `thread`, whose scheduler's accounts were `sched` a moment ago.
+    ///
+    /// # Errors
+    /// [`Unseen`] when there is no stack to show; the reason is not an error of the recording.
+    pub(super) fn look(
+        &mut self,
+        process: ProcessView<'_>,
+        thread: &mut Thread,
+        mut sched: SchedStat,
+        costs: &mut Costs,
+    ) -> Result<Seen, Unseen> {
+        for _ in 0..SLEEPER_TRIES {
+            let state = thread.files.syscall().map_err(unseen)?;
+            let (pc, sp) = match state {
+                SyscallState::Running => {
+                    return self.look_at_running(process, thread, sched, costs);
+                }
+                SyscallState::Blocked { pc, sp, .. }
+                | SyscallState::BlockedOutsideSyscall { pc, sp } => (pc, sp),
+            };
+            if sp == Avma(0) {
+                return Err(Unseen::Ended);
+            }
+            if thread.has_not_run_since_let_go(sched) {
+                return Err(Unseen::Missed(Missed::NotScheduled));
+            }
+            if let Some(own) = own_stack(process, thread.tid, None) {
+                thread.plan.settle(own, process.stacks);
+            }
+            self.copy_stack(process, &thread.plan, sp)
+                .map_err(unreadable)?;
+            let after = thread.files.sched_stat().map_err(unseen)?;
+            if after.timeslices == sched.timeslices {
+                costs.read_asleep();
+                self.walk(process, thread, Registers::at(&Arch::X86_64, pc, sp));
+                return Ok(asleep(process.pid, thread.tid, state, after));
+            }
+            sched = after;
+        }
+        Err(Unseen::Missed(Missed::Torn))
+    }
+
+    fn look_at_running(
+        &mut self,
+        process: ProcessView<'_>,
+        thread: &mut Thread,
+        before: SchedStat,
+        costs: &mut Costs,
+    ) -> Result<Seen, Unseen> {
+        let awake_since = self.awake_since;
+        let began = Instant::now();
+        let within = self.patience.max(PATIENCE_MIN);
+        let stopped = linux::stop(thread.tid, within);
+        self.patience = self.patience.saturating_sub(began.elapsed());
+        let stopped = stopped.map_err(|failure| not_stopped(failure, thread))?;
+        let looked = self.copy_stopped(process, thread, &stopped);
+        // A thread that was killed while it stood does not say for how long.
+        let pause = stopped.detach().unwrap_or_else(|_| began.elapsed());
+        self.awake_since = Instant::now();
+        costs.stopped(pause);
+        let (registers, is_repaired) = looked?;
+        if is_repaired {
+            costs.repaired_syscall();
+        }
+        let sched = thread.files.sched_stat().unwrap_or(before);
+        thread.let_go_at = Some(sched);
+        let waited = Duration::from_nanos(sched.run_queue_ns.saturating_sub(before.run_queue_ns));
+        self.walk(process, thread, registers.registers);
+        // A thread that fell asleep under our hands was asleep when it was stopped.
+        let (state, kernel) = match registers.syscall {
+            Some(number) if registers.interrupted_syscall => {
+                (ThreadState::Blocked, Some(FrameKey::Blocked(number)))
+            }
+            number => (ThreadState::Running, number.map(FrameKey::Syscall)),
+        };
+        Ok(Seen {
+            state,
+            kernel,
+            waiting: None,
+            was_waiting_for_cpu: waited > awake_since.elapsed() + WAKING_MAX,
+            sched,
+        })
+    }
+
+    /// Copies the registers and the stack of a thread that stands still, and repairs the system call it was in.
+    fn copy_stopped(
+        &mut self,
+        process: ProcessView<'_>,
+        thread: &mut Thread,
+        stopped: &StoppedThread,
+    ) -> Result<(StoppedRegisters, bool), Unseen> {
+        let registers = stopped
+            .registers()
+            .map_err(|_| Unseen::Missed(Missed::Unreadable))?;
+        // Whatever else fails: the target must not see that it was stopped.
+        let repaired = stopped.repair_interrupted_syscall(&registers);
+        if let Some(own) = own_stack(process, thread.tid, Some(&registers)) {
+            thread.plan.settle(own, process.stacks);
+        }
+        let sp = registers.registers.sp().unwrap_or_default();
+        self.copy_stack(process, &thread.plan, sp)
+            .map_err(unreadable)?;
+        Ok((registers, repaired.unwrap_or(false)))
+    }
+
+    fn copy_stack(
+        &mut self,
+        process: ProcessView<'_>,
+        plan: &StackPlan,
+        sp: Avma,
+    ) -> Result<(), ReadError> {
+        let plan = plan.plan(sp, Arch::X86_64.red_zone_bytes, process.stacks);
+        self.copy
+            .fill(&plan, |regions| process.memory.read_regions(regions))
+    }
+
+    fn walk(&mut self, process: ProcessView<'_>, thread: &mut Thread, start: Registers) {
+        self.start = start;
+        self.walk_again(process, thread);
+    }
+
+    /// Walks what was copied last once more: with modules that were not known at the first time.
+    pub(super) fn walk_again(&mut self, process: ProcessView<'_>, thread: &mut Thread) {
+        let memory = WalkMemory {
+            copy: &self.copy,
+            live: process.memory,
+            modules: process.modules,
+        };
+        self.unwinder
+            .walk(process.modules, &self.start, &memory, &mut self.stack);
+        thread.plan.learn(&self.stack, process.stacks);
+    }
+}
+
+fn asleep(pid: Pid, tid: Tid, state: SyscallState, sched: SchedStat) -> Seen {
+    let (state, kernel, waiting) = match state {
+        SyscallState::Blocked {
+            number, arguments, ..
+        } => (
+            ThreadState::Blocked,
+            FrameKey::Blocked(number),
+            Some(Waiting { number, arguments }),
+        ),
+        _ if is_stopped(pid, tid) => (ThreadState::Stopped, FrameKey::Stopped, None),
+        _ => (ThreadState::Blocked, FrameKey::BlockedInFault, None),
+    };
+    Seen {
+        state,
+        kernel: Some(kernel),
+        waiting,
+        was_waiting_for_cpu: false,
+        sched,
+    }
+}
+
+/// Why a thread did not stop. One that may still do so is kept in `thread`.
+fn not_stopped(failure: StopFailure, thread: &mut Thread) -> Unseen {
+    match failure {
+        StopFailure::Gone { .. } | StopFailure::Exited { .. } => Unseen::Ended,
+        StopFailure::Late(late) => {
+            thread.late = Some(late);
+            Unseen::Missed(Missed::NotScheduled)
+        }
+        StopFailure::AlreadyTraced { .. } => Unseen::Missed(Missed::Traced),
+        StopFailure::Denied { .. } => Unseen::Missed(Missed::Denied),
+        StopFailure::Failed { .. } => Unseen::Missed(Missed::Unreadable),
+    }
+}
+
+/// An address on the stack that a thread was started on: glibc and musl lay a thread's block of variables at the upper
+/// end of it.
+fn own_stack(
+    process: ProcessView<'_>,
+    tid: Tid,
+    registers: Option<&StoppedRegisters>,
+) -> Option<Avma> {
+    if tid.0 == process.pid.0 {
+        process.main_stack
+    } else {
+        registers.map(|registers| Avma(registers.thread_pointer))
+    }
+}
+
+/// Whether a thread was stopped by a signal or a debugger.
+pub(super) fn is_stopped(pid: Pid, tid: Tid) -> bool {
+    stat::read_thread(pid, tid)
+        .is_ok_and(|stat| matches!(stat.state, ProcState::Stopped | ProcState::TracingStop))
+}
+
+fn unseen(error: ThreadReadError) -> Unseen {
+    match error {
+        ThreadReadError::Gone => Unseen::Ended,
+        ThreadReadError::Denied(_) => Unseen::Missed(Missed::Denied),
+        ThreadReadError::OutOfDescriptors(_)
+        | ThreadReadError::Malformed(_)
+        | ThreadReadError::Other(_) => Unseen::Missed(Missed::Unreadable),
+    }
+}
+
+fn unreadable(error: ReadError) -> Unseen {
+    match error {
+        ReadError::Gone(_) => Unseen::Ended,
+        ReadError::Denied(_) => Unseen::Missed(Missed::Denied),
+        ReadError::Unmapped(_) | ReadError::NotCopied(_) => Unseen::Missed(Missed::Unreadable),
+    }
+}

@@ -1,0 +1,20 @@
+//! Recording: looks at the threads of running processes and feeds what it sees into a [`SampleSink`].
+//!
+//! [`SampleSink`]: crate::profile::SampleSink
+
+mod costs;
+mod images;
+mod look;
+mod process;
+mod recorder;
+mod schedule;
+mod snapshot;
+mod stack_copy;
+mod stack_plan;
+mod thread;
+
+pub use costs::Costs;
+pub use process::Baseline;
+pub use recorder::{Over, RecordSettings, Recorder};
+pub use snapshot::{Snapshot, ThreadLook, ThreadSnapshot, snapshot};
+pub use stack_plan::STACK_BYTES_MAX_DEFAULT;

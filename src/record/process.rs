@@ -1,0 +1,403 @@
+//! One process that is being sampled: its threads, its modules, its accounts.
+
+use std::io;
+use std::path::Path;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use sampler_platforms::linux::proc::maps::{self, Mapping};
+use sampler_platforms::linux::proc::schedstat::SchedStat;
+use sampler_platforms::linux::proc::stat::{self, ProcState};
+use sampler_platforms::linux::proc::syscall::SyscallState;
+use sampler_platforms::linux::proc::task::{self, ThreadFiles, ThreadReadError};
+use sampler_platforms::linux::proc::{self, names};
+use sampler_platforms::linux::{self, ProcessMemory};
+use sampler_platforms::{Pid, Tid};
+use sampler_unwind::{Avma, Frame, MemoryReader, Modules, Stack};
+
+use super::images::Images;
+use super::look::ProcessView;
+use super::stack_plan::{StackMappings, StackPlan};
+use super::thread::Thread;
+use crate::profile::{
+    FrameKey, ModuleId, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
+};
+
+/// How long after the mappings were read they are read again at the earliest, because a stack led nowhere: at first,
+/// and when that has not helped time and again. In nanoseconds.
+const REFRESH_PAUSE_NS_MIN: u64 = 5_000_000;
+const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
+
+/// What the kernel had accounted to threads when the recording began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Baseline {
+    /// What they had used before is not part of the recording: the process was running already.
+    Now,
+    /// All they ever used is: the process was started for the recording.
+    Zero,
+}
+
+/// A process that is being sampled.
+#[derive(Debug)]
+pub(super) struct TargetProcess {
+    /// Its number.
+    pub pid: Pid,
+    /// Its number in the recording.
+    pub id: ProcessId,
+    /// Its threads, in the order in which they were found.
+    pub threads: Vec<Thread>,
+    memory: ProcessMemory,
+    mappings: Vec<Mapping>,
+    modules: Modules,
+    module_ids: Vec<ModuleId>,
+    stacks: StackMappings,
+    /// An address on the main thread's stack.
+    main_stack: Option<Avma>,
+    /// An address outside every known mapping was met: the mappings have changed.
+    stale: bool,
+    refresh_due_ns: u64,
+    refresh_pause_ns: u64,
+    stack_bytes_max: usize,
+    /// The process's CPU clock when the recording of it began.
+    cpu_ns_before: u64,
+    /// CPU time turned into observations so far.
+    pub observed_cpu_ns: u64,
+    /// Threads have ended since their CPU time was last accounted for.
+    pub threads_ended: bool,
+    ended_threads: Option<ThreadId>,
+    description: ProcessInfo,
+    /// When it was started, in clock ticks since boot: with its number, this is who it is.
+    start_time_ticks: Option<u64>,
+    /// Where which module was said to lie.
+    placed: FxHashSet<(ModuleId, u64)>,
+}
+
+impl TargetProcess {
+    /// Begins with `pid`. Its threads are found by [`TargetProcess::find_threads`].
+    ///
+    /// # Errors
+    /// When `sink` could not keep it.
+    pub(super) fn new<S: SampleSink>(
+        pid: Pid,
+        baseline: Baseline,
+        stack_bytes_max: usize,
+        sink: &mut S,
+    ) -> Result<Self, S::Error> {
+        let description = describe(pid);
+        let id = sink.process(&description)?;
+        let cpu_ns_before = match baseline {
+            Baseline::Now => cpu_ns(pid).unwrap_or(0),
+            Baseline::Zero => 0,
+        };
+        Ok(Self {
+            pid,
+            id,
+            threads: Vec::new(),
+            memory: probed_memory(pid),
+            mappings: Vec::new(),
+            modules: Modules::default(),
+            module_ids: Vec::new(),
+            stacks: StackMappings::default(),
+            main_stack: None,
+            stale: true,
+            refresh_due_ns: 0,
+            refresh_pause_ns: REFRESH_PAUSE_NS_MIN,
+            stack_bytes_max,
+            cpu_ns_before,
+            observed_cpu_ns: 0,
+            threads_ended: false,
+            ended_threads: None,
+            description,
+            start_time_ticks: stat::read(pid).map(|stat| stat.start_time_ticks).ok(),
+            placed: FxHashSet::default(),
+        })
+    }
+
+    /// What a look at one of its threads reads, and the threads to look at.
+    pub(super) fn split(&mut self) -> (ProcessView<'_>, &mut Vec<Thread>) {
+        let view = ProcessView {
+            pid: self.pid,
+            memory: &self.memory,
+            modules: &self.modules,
+            stacks: &self.stacks,
+            main_stack: self.main_stack,
+        };
+        (view, &mut self.threads)
+    }
+
+    /// Lists the tasks and takes in those that are new. Threads that are gone drop out when they are next looked at.
+    ///
+    /// # Errors
+    /// When `sink` could not keep a thread.
+    pub(super) fn find_threads<S: SampleSink>(
+        &mut self,
+        now_ns: u64,
+        baseline: Baseline,
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
+        let Ok(tids) = task::list(self.pid) else {
+            return Ok(()); // it has ended, which the looks will notice
+        };
+        let known: FxHashMap<Tid, ()> =
+            self.threads.iter().map(|thread| (thread.tid, ())).collect();
+        for tid in tids.into_iter().filter(|tid| !known.contains_key(tid)) {
+            self.add_thread(tid, now_ns, baseline, sink)?;
+        }
+        Ok(())
+    }
+
+    fn add_thread<S: SampleSink>(
+        &mut self,
+        tid: Tid,
+        now_ns: u64,
+        baseline: Baseline,
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
+        let mut files = ThreadFiles::new(self.pid, tid);
+        if has_exited(&mut files) {
+            return Ok(());
+        }
+        let used = match baseline {
+            Baseline::Zero => SchedStat::default(),
+            Baseline::Now => match files.sched_stat() {
+                Ok(used) => used,
+                Err(_) => return Ok(()), // it ended between the listing and now
+            },
+        };
+        let name = names::of_a_thread(self.pid, tid).unwrap_or_default();
+        let id = sink.thread(&ThreadInfo {
+            process: self.id,
+            tid: tid.0,
+            name: name.clone(),
+        })?;
+        let plan = StackPlan::new(self.stack_bytes_max);
+        self.threads
+            .push(Thread::new(tid, id, name, files, plan, now_ns, used));
+        Ok(())
+    }
+
+    /// Reads names again: programs name their threads after starting them.
+    ///
+    /// # Errors
+    /// When `sink` could not keep one.
+    pub(super) fn refresh_names<S: SampleSink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
+        for thread in &mut self.threads {
+            let Ok(name) = names::of_a_thread(self.pid, thread.tid) else {
+                continue;
+            };
+            if name != thread.name {
+                thread.id = sink.thread(&ThreadInfo {
+                    process: self.id,
+                    tid: thread.tid.0,
+                    name: name.clone(),
+                })?;
+                thread.name = name;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says again what the process is, if it has executed another program.
+    ///
+    /// # Errors
+    /// When `sink` could not keep it.
+    pub(super) fn refresh_description<S: SampleSink>(
+        &mut self,
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
+        let description = describe(self.pid);
+        if description != self.description && !description.executable.is_empty() {
+            sink.process(&description)?;
+            self.description = description;
+        }
+        Ok(())
+    }
+
+    /// Reads the mappings again, and takes in files that are new. Says whether anything had changed.
+    ///
+    /// # Errors
+    /// When `sink` could not keep them.
+    pub(super) fn refresh_mappings<S: SampleSink>(
+        &mut self,
+        images: &mut Images,
+        sink: &mut S,
+    ) -> Result<bool, S::Error> {
+        self.stale = false;
+        let Ok(mappings) = maps::read(self.pid) else {
+            return Ok(false); // it has ended, or is between two programs in execve
+        };
+        if mappings == self.mappings || mappings.is_empty() {
+            return Ok(false);
+        }
+        let loaded = images.load(self.pid, &mappings, &self.memory, sink)?;
+        for new in &loaded {
+            if !self.placed.insert((new.id, new.module.bias.0)) {
+                continue;
+            }
+            let (start, end) = (new.module.avma.start.0, new.module.avma.end.0);
+            sink.mapping(self.id, new.id, start, end, new.module.bias.0)?;
+        }
+        let executable = mappings
+            .iter()
+            .filter(|mapping| mapping.executable)
+            .map(|mapping| mapping.range.clone());
+        let mut loaded = loaded;
+        loaded.sort_by_key(|new| new.module.avma.start);
+        self.module_ids = loaded.iter().map(|new| new.id).collect();
+        self.modules = Modules::new(
+            loaded.into_iter().map(|new| new.module).collect(),
+            executable.collect(),
+        );
+        let stacks = mappings
+            .iter()
+            .filter(|mapping| mapping.readable && mapping.writable);
+        self.stacks = StackMappings::new(stacks.map(|mapping| mapping.range.clone()).collect());
+        let main = mappings
+            .iter()
+            .find(|mapping| mapping.name.as_deref() == Some(Path::new("[stack]")));
+        self.main_stack = main.map(|mapping| mapping.range.start);
+        self.mappings = mappings;
+        Ok(true)
+    }
+
+    /// Does so if a stack has shown that they may have changed, and says whether they had. Where they had not, the next time is put off further
+    /// and further.
+    ///
+    /// # Errors
+    /// When `sink` could not keep what is new.
+    pub(super) fn refresh_stale_mappings<S: SampleSink>(
+        &mut self,
+        now_ns: u64,
+        images: &mut Images,
+        sink: &mut S,
+    ) -> Result<bool, S::Error> {
+        if !self.stale || now_ns < self.refresh_due_ns {
+            return Ok(false);
+        }
+        let changed = self.refresh_mappings(images, sink)?;
+        self.refresh_pause_ns = if changed {
+            REFRESH_PAUSE_NS_MIN
+        } else {
+            (self.refresh_pause_ns * 2).min(REFRESH_PAUSE_NS_MAX)
+        };
+        self.refresh_due_ns = now_ns + self.refresh_pause_ns;
+        Ok(changed)
+    }
+
+    /// Notes whether `stack` shows that the mappings may have changed.
+    pub(super) fn check(&mut self, stack: &Stack) {
+        let is_outside = |frame: &Frame| {
+            !self.modules.is_executable(frame.address) || self.stacks.find(frame.sp).is_none()
+        };
+        self.stale |= !stack.end.is_complete() || stack.frames.first().is_some_and(is_outside);
+    }
+
+    /// The frames of `stack` as they are recorded, outermost first, with `kernel` innermost.
+    pub(super) fn keys(&self, stack: &Stack, kernel: Option<FrameKey>, keys: &mut Vec<FrameKey>) {
+        keys.clear();
+        keys.extend(stack.frames.iter().rev().map(|frame| self.key(frame)));
+        keys.extend(kernel);
+    }
+
+    fn key(&self, frame: &Frame) -> FrameKey {
+        let module = self.modules.find_index(frame.lookup_address());
+        let address = match module.and_then(|index| self.modules.iter().nth(index)) {
+            Some(module) => module.svma(frame.address).0,
+            None => frame.address.0,
+        };
+        FrameKey::Code {
+            module: module.and_then(|index| self.module_ids.get(index)).copied(),
+            address,
+            is_return_address: frame.is_return_address(),
+            origin: frame.origin,
+        }
+    }
+
+    /// CPU time that the process has used since its recording began and that neither an observation nor a live
+    /// thread's accounts show: that of threads which ended between two looks.
+    pub(super) fn unobserved_cpu_ns(&mut self) -> u64 {
+        let Ok(used) = cpu_ns(self.pid) else { return 0 };
+        let pending = self.threads.iter_mut().filter_map(|thread| {
+            let sched = thread.files.sched_stat().ok()?;
+            Some(thread.unobserved_cpu_ns(sched))
+        });
+        used.saturating_sub(self.cpu_ns_before)
+            .saturating_sub(self.observed_cpu_ns)
+            .saturating_sub(pending.sum::<u64>())
+    }
+
+    /// The entry in the recording under which the CPU time of threads that ended unseen is kept.
+    ///
+    /// # Errors
+    /// When `sink` could not keep it.
+    pub(super) fn ended_threads<S: SampleSink>(
+        &mut self,
+        sink: &mut S,
+    ) -> Result<ThreadId, S::Error> {
+        if let Some(id) = self.ended_threads {
+            return Ok(id);
+        }
+        let id = sink.thread(&ThreadInfo {
+            process: self.id,
+            tid: 0,
+            name: "(ended threads)".to_owned(),
+        })?;
+        self.ended_threads = Some(id);
+        Ok(id)
+    }
+
+    /// Whether the process has ended, be it that its parent has not taken notice yet.
+    pub(super) fn has_ended(&self) -> bool {
+        match stat::read(self.pid) {
+            Ok(stat) if matches!(stat.state, ProcState::Zombie | ProcState::Dead) => {
+                task::list(self.pid).map_or(true, |tids| tids.len() <= 1)
+            }
+            // Its number may have been given to another.
+            Ok(stat) => self
+                .start_time_ticks
+                .is_some_and(|ticks| ticks != stat.start_time_ticks),
+            Err(error) => proc::is_gone(&error),
+        }
+    }
+}
+
+/// Its memory, read once: how it can be read is not to be found out while a thread stands still.
+fn probed_memory(pid: Pid) -> ProcessMemory {
+    let memory = ProcessMemory::new(pid);
+    // Nothing is mapped at zero, and every way of reading says so.
+    let _nothing_there = memory.read_u64(Avma(0));
+    memory
+}
+
+/// Whether a thread has ended and is listed all the same: the main thread, while others run on or nobody has waited for
+/// the process. It has given up its stack.
+fn has_exited(files: &mut ThreadFiles) -> bool {
+    match files.syscall() {
+        Ok(SyscallState::BlockedOutsideSyscall { sp, .. }) => sp == Avma(0),
+        Err(ThreadReadError::Gone) => true,
+        Ok(_) | Err(_) => false,
+    }
+}
+
+fn cpu_ns(pid: Pid) -> io::Result<u64> {
+    linux::process_cpu_time(pid).map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn describe(pid: Pid) -> ProcessInfo {
+    let arguments = names::command_line(pid).unwrap_or_default();
+    let words: Vec<_> = arguments
+        .iter()
+        .map(|argument| argument.to_string_lossy())
+        .collect();
+    let command_line = match words.is_empty() {
+        true => names::of_a_process(pid).unwrap_or_default(),
+        false => words.join(" "),
+    };
+    let executable = names::executable(pid)
+        .map(|(path, _)| path.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    ProcessInfo {
+        pid: pid.0,
+        command_line,
+        executable,
+    }
+}

@@ -1,0 +1,201 @@
+//! All threads of a process as they are now: one look at each.
+
+use sampler_platforms::linux::proc::fd;
+use std::time::Duration;
+
+use sampler_platforms::linux::clock;
+use sampler_platforms::{Pid, Tid};
+
+use super::costs::{Costs, OwnUse};
+use super::images::Images;
+use super::look::{self, Looker, Seen, Unseen, Waiting};
+use super::process::{Baseline, TargetProcess};
+use crate::profile::{
+    End, Missed, Observation, SampleSink, Summary, ThreadId, ThreadState, Weights,
+};
+
+/// How long a stop may take to happen: until a thread gets a CPU on a busy machine.
+const STOP_WITHIN: Duration = Duration::from_millis(200);
+
+/// How often a thread is looked at again after a look that found nothing.
+const TRIES: usize = 3;
+
+/// One thread of a [`Snapshot`].
+#[derive(Clone, Debug)]
+pub struct ThreadSnapshot {
+    /// Its number.
+    pub tid: Tid,
+    /// Its number in the sink.
+    pub id: ThreadId,
+    /// Its name.
+    pub name: String,
+    /// What it does; or why that could not be seen.
+    pub look: Result<ThreadLook, Missed>,
+}
+
+/// What a thread was doing.
+#[derive(Clone, Debug)]
+pub struct ThreadLook {
+    /// Running or not.
+    pub state: ThreadState,
+    /// What it waits for, in words: `futex 0x7f12...`, `read from fd 3 (pipe:[812])`.
+    pub waits_for: Option<String>,
+}
+
+/// All threads of a process, and what looking at them cost it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// In the order in which the kernel lists them. A thread that ended meanwhile is left out.
+    pub threads: Vec<ThreadSnapshot>,
+    /// Stops and pauses among others.
+    pub summary: Summary,
+}
+
+/// Looks once at every thread of `pid` and gives `sink` one observation of each, which weighs nothing. Only threads
+/// that run are stopped, one at a time.
+///
+/// # Errors
+/// When `sink` could not keep what was seen.
+pub fn snapshot<S: SampleSink>(
+    pid: Pid,
+    stack_bytes_max: usize,
+    sink: &mut S,
+) -> Result<Snapshot, S::Error> {
+    let began_ns = clock::monotonic_ns();
+    let mut process = TargetProcess::new(pid, Baseline::Now, stack_bytes_max, sink)?;
+    process.find_threads(began_ns, Baseline::Now, sink)?;
+    process.refresh_mappings(&mut Images::default(), sink)?;
+    let mut looker = Looker::new(stack_bytes_max, STOP_WITHIN);
+    let mut costs = Costs::default();
+    let mut threads = Vec::new();
+    for at in 0..process.threads.len() {
+        let Some(seen) = look(&mut looker, &mut process, at, &mut costs) else {
+            continue;
+        };
+        let look = match seen {
+            Ok(seen) => {
+                costs.walked(looker.stack().end);
+                Ok(keep(&looker, &process, at, seen, sink)?)
+            }
+            Err(missed) => Err(missed),
+        };
+        let thread = &process.threads[at];
+        threads.push(ThreadSnapshot {
+            tid: thread.tid,
+            id: thread.id,
+            name: thread.name.clone(),
+            look,
+        });
+    }
+    let elapsed_ns = clock::monotonic_ns() - began_ns;
+    Ok(Snapshot {
+        threads,
+        summary: costs.summary(elapsed_ns, 0.0, OwnUse::now()),
+    })
+}
+
+/// `None` for a thread that has ended.
+fn look(
+    looker: &mut Looker,
+    process: &mut TargetProcess,
+    at: usize,
+    costs: &mut Costs,
+) -> Option<Result<Seen, Missed>> {
+    let mut missed = Missed::Unreadable;
+    for _ in 0..TRIES {
+        let (view, threads) = process.split();
+        let thread = &mut threads[at];
+        let sched = thread.files.sched_stat().ok()?;
+        match looker.look(view, thread, sched, costs) {
+            Ok(seen) => return Some(Ok(seen)),
+            Err(Unseen::Ended) => return None,
+            Err(Unseen::Missed(reason)) => missed = reason,
+        }
+        if thread.is_late() {
+            break;
+        }
+    }
+    costs.missed(missed, 1);
+    Some(Err(missed))
+}
+
+fn keep<S: SampleSink>(
+    looker: &Looker,
+    process: &TargetProcess,
+    at: usize,
+    seen: Seen,
+    sink: &mut S,
+) -> Result<ThreadLook, S::Error> {
+    let mut keys = Vec::new();
+    process.keys(looker.stack(), seen.kernel, &mut keys);
+    let stack = sink.stack(&keys, End::from(looker.stack().end))?;
+    let thread = process.threads[at].id;
+    let weights = Weights::default();
+    sink.observation(&Observation {
+        thread,
+        at_ns: 0,
+        state: seen.state,
+        stack,
+        ticks: 1,
+        weights,
+    })?;
+    let mut state = seen.state;
+    if state == ThreadState::Blocked && look::is_stopped(process.pid, process.threads[at].tid) {
+        state = ThreadState::Stopped; // in whatever call it was: it does not wait for that
+    }
+    let waits_for = seen.waiting.map(|waiting| describe(process.pid, waiting));
+    Ok(ThreadLook { state, waits_for })
+}
+
+/// What a sleeper waits for, in words, as far as its system call's arguments tell.
+fn describe(pid: Pid, waiting: Waiting) -> String {
+    let name = crate::report::syscall_name(waiting.number);
+    let first = waiting.arguments[0];
+    match name.as_str() {
+        "futex" => format!("futex {first:#x}"),
+        "wait4" | "waitid" | "nanosleep" | "clock_nanosleep" | "pause" | "rt_sigtimedwait"
+        | "restart_syscall" => name,
+        _ if TAKES_DESCRIPTOR.contains(&name.as_str()) => match i32::try_from(first) {
+            Ok(number) => match fd::describe(pid, number) {
+                Ok(what) => format!("{name} on fd {number} ({what})"),
+                Err(_) => format!("{name} on fd {number}"),
+            },
+            Err(_) => name,
+        },
+        _ => name,
+    }
+}
+
+/// System calls that can sleep and whose first argument is a file descriptor.
+const TAKES_DESCRIPTOR: [&str; 30] = [
+    "accept",
+    "accept4",
+    "close",
+    "connect",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "epoll_wait",
+    "fallocate",
+    "fcntl",
+    "fdatasync",
+    "flock",
+    "fsync",
+    "ftruncate",
+    "getdents64",
+    "io_uring_enter",
+    "ioctl",
+    "pread64",
+    "preadv",
+    "pwrite64",
+    "pwritev",
+    "read",
+    "readv",
+    "recvfrom",
+    "recvmmsg",
+    "recvmsg",
+    "sendmmsg",
+    "sendmsg",
+    "sendto",
+    "write",
+    "writev",
+];

@@ -1,0 +1,103 @@
+//! The copy of a thread's stack that a walk reads after the thread runs again.
+
+use std::ops::Range;
+
+use sampler_unwind::{Avma, MemoryReader, Modules, ReadError, SliceMemory};
+
+use super::stack_plan::CopyPlan;
+
+/// One buffer, allocated once, that holds up to two copied regions.
+#[derive(Debug)]
+pub(super) struct StackCopy {
+    buffer: Vec<u8>,
+    regions: [(Avma, Range<usize>); 2],
+}
+
+impl StackCopy {
+    /// A buffer for `bytes_max` bytes, touched so that no page fault happens while a thread stands still.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            buffer: vec![1; bytes_max],
+            regions: [(Avma(0), 0..0), (Avma(0), 0..0)],
+        }
+    }
+
+    /// Copies what `plan` asks for, as much as fits and is readable, in one call of `read`.
+    ///
+    /// # Errors
+    /// When nothing of the first region can be read.
+    pub(super) fn fill(
+        &mut self,
+        plan: &CopyPlan,
+        read: impl FnOnce([(Avma, &mut [u8]); 2]) -> Result<[usize; 2], ReadError>,
+    ) -> Result<(), ReadError> {
+        let home = plan.home.unwrap_or_default();
+        let home_bytes = home.bytes.min(self.buffer.len() / 2);
+        let live_bytes = plan.live.bytes.min(self.buffer.len() - home_bytes);
+        let (live_buffer, rest) = self.buffer.split_at_mut(live_bytes);
+        self.regions = [(plan.live.start, 0..0), (home.start, 0..0)];
+        let [live, home_copied] = read([
+            (plan.live.start, live_buffer),
+            (home.start, &mut rest[..home_bytes]),
+        ])?;
+        if live == 0 {
+            return Err(ReadError::Unmapped(plan.live.start));
+        }
+        self.regions[0].1 = 0..live.min(live_bytes);
+        self.regions[1].1 = live_bytes..live_bytes + home_copied.min(home_bytes);
+        Ok(())
+    }
+}
+
+impl MemoryReader for StackCopy {
+    fn read(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
+        let mut bytes = |(start, range): &(Avma, Range<usize>)| {
+            SliceMemory::new(*start, &self.buffer[range.clone()]).read(at, into)
+        };
+        let [live, home] = &self.regions;
+        bytes(live).or_else(|_| bytes(home))
+    }
+
+    fn read_u64(&self, at: Avma) -> Result<u64, ReadError> {
+        let word = |(start, range): &(Avma, Range<usize>)| {
+            SliceMemory::new(*start, &self.buffer[range.clone()]).read_u64(at)
+        };
+        let [live, home] = &self.regions;
+        word(live).or_else(|_| word(home))
+    }
+}
+
+/// What a walk may read once the thread runs again: its stack from the copy alone, because the stack has changed
+/// since; from the process only what does not change: code, and the slots for calls between modules, which the dynamic
+/// loader fills.
+#[derive(Debug)]
+pub(super) struct WalkMemory<'a, M> {
+    /// The stack as it was.
+    pub copy: &'a StackCopy,
+    /// The process as it is.
+    pub live: &'a M,
+    /// Where its code and its modules lie.
+    pub modules: &'a Modules,
+}
+
+impl<M> WalkMemory<'_, M> {
+    fn is_constant(&self, at: Avma) -> bool {
+        self.modules.is_executable(at) || self.modules.find(at).is_some()
+    }
+}
+
+impl<M: MemoryReader> MemoryReader for WalkMemory<'_, M> {
+    fn read(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
+        match self.copy.read(at, into) {
+            Err(_) if self.is_constant(at) => self.live.read(at, into),
+            copied => copied,
+        }
+    }
+
+    fn read_u64(&self, at: Avma) -> Result<u64, ReadError> {
+        match self.copy.read_u64(at) {
+            Err(_) if self.is_constant(at) => self.live.read_u64(at),
+            copied => copied,
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! One thread of a target, between two looks at it.
+
+use sampler_platforms::Tid;
+use sampler_platforms::linux::LateStop;
+use sampler_platforms::linux::proc::schedstat::SchedStat;
+use sampler_platforms::linux::proc::task::ThreadFiles;
+
+use super::stack_plan::StackPlan;
+use crate::profile::{End, Observation, StackId, ThreadId, ThreadState, Weights};
+
+/// A thread that is being sampled.
+#[derive(Debug)]
+pub(super) struct Thread {
+    /// Its number.
+    pub tid: Tid,
+    /// Its number in the recording.
+    pub id: ThreadId,
+    /// Its name when it was last read.
+    pub name: String,
+    /// Its files in /proc, kept open.
+    pub files: ThreadFiles,
+    /// How much of its stack to copy.
+    pub plan: StackPlan,
+    /// A stop that was asked for and has not happened yet.
+    pub late: Option<LateStop>,
+    /// The scheduler's accounts straight after we let it go last. Until it has a CPU again it looks as if it slept
+    /// where we stopped it.
+    pub let_go_at: Option<SchedStat>,
+    accounted: Accounted,
+    last: Option<LastLook>,
+}
+
+/// Up to where the kernel's accounts of a thread have been turned into observations.
+#[derive(Clone, Copy, Debug)]
+struct Accounted {
+    at_ns: u64,
+    cpu_ns: u64,
+    run_queue_ns: u64,
+    /// Whether these are the accounts of an observation, rather than what the thread began with.
+    is_observed: bool,
+}
+
+/// What the last look found.
+#[derive(Clone, Copy, Debug)]
+struct LastLook {
+    state: ThreadState,
+    stack: StackId,
+    end: End,
+    /// How often the thread had been switched in.
+    timeslices: u64,
+    /// Looks since then that proved it had not run, not yet observed.
+    held_ticks: u32,
+    /// The last of these, and the accounts at that time.
+    held: Accounted,
+}
+
+impl Accounted {
+    fn new(at_ns: u64, sched: SchedStat) -> Self {
+        Self {
+            at_ns,
+            cpu_ns: sched.cpu_ns,
+            run_queue_ns: sched.run_queue_ns,
+            is_observed: true,
+        }
+    }
+
+    fn since(self, earlier: Self) -> Weights {
+        Weights {
+            cpu_ns: self.plausible_cpu_ns(earlier),
+            wall_ns: self.at_ns.saturating_sub(earlier.at_ns),
+            run_queue_ns: self.run_queue_ns.saturating_sub(earlier.run_queue_ns),
+        }
+    }
+}
+
+impl Accounted {
+    /// CPU time since `earlier`: no more than has passed.
+    ///
+    /// The first thread of a process shows more when another one has executed a program: that takes over its number,
+    /// with accounts of its own, which have been observed already.
+    fn plausible_cpu_ns(self, earlier: Self) -> u64 {
+        let cpu_ns = self.cpu_ns.saturating_sub(earlier.cpu_ns);
+        let passed_ns = self.at_ns.saturating_sub(earlier.at_ns);
+        let is_taken_over = earlier.is_observed && cpu_ns > passed_ns.saturating_add(STALE_NS_MAX);
+        if is_taken_over { 0 } else { cpu_ns }
+    }
+}
+
+/// How far behind a thread's accounts can be, in nanoseconds: some of the kernel's ticks.
+const STALE_NS_MAX: u64 = 100_000_000;
+
+impl Thread {
+    /// A thread found at `now_ns`. What it had used by then, `used`, is not part of the recording.
+    pub(super) fn new(
+        tid: Tid,
+        id: ThreadId,
+        name: String,
+        files: ThreadFiles,
+        plan: StackPlan,
+        now_ns: u64,
+        used: SchedStat,
+    ) -> Self {
+        let accounted = Accounted {
+            is_observed: false,
+            ..Accounted::new(now_ns, used)
+        };
+        Self {
+            tid,
+            id,
+            name,
+            files,
+            plan,
+            late: None,
+            let_go_at: None,
+            accounted,
+            last: None,
+        }
+    }
+
+    /// Whether it was asked to stop and has not yet. If it has by now, it is let go.
+    pub(super) fn is_late(&mut self) -> bool {
+        let Some(late) = &mut self.late else {
+            return false;
+        };
+        if !late.poll() {
+            return true;
+        }
+        self.late = None;
+        self.let_go_at = self.files.sched_stat().ok();
+        false
+    }
+
+    /// Whether it has had no CPU since we let it go.
+    pub(super) fn has_not_run_since_let_go(&self, sched: SchedStat) -> bool {
+        self.let_go_at
+            .is_some_and(|then| then.timeslices == sched.timeslices && then.cpu_ns == sched.cpu_ns)
+    }
+
+    /// Whether it slept when it was last looked at and has not run since, so that its stack still holds; notes the
+    /// look. The proof is the number of times it was switched in: CPU time alone is up to a tick stale.
+    pub(super) fn holds_still(&mut self, now_ns: u64, sched: SchedStat) -> Option<End> {
+        let last = self.last.as_mut()?;
+        let asleep = matches!(last.state, ThreadState::Blocked | ThreadState::Stopped);
+        if !asleep || last.timeslices != sched.timeslices {
+            return None;
+        }
+        last.held_ticks = last.held_ticks.saturating_add(1);
+        last.held = Accounted::new(now_ns, sched);
+        Some(last.end)
+    }
+
+    /// What is to be observed of the time in which the thread provably slept on.
+    pub(super) fn take_held(&mut self) -> Option<Observation> {
+        let last = self.last.as_mut().filter(|last| last.held_ticks > 0)?;
+        let observation = Observation {
+            thread: self.id,
+            at_ns: last.held.at_ns,
+            state: last.state,
+            stack: last.stack,
+            ticks: last.held_ticks,
+            weights: last.held.since(self.accounted),
+        };
+        self.accounted = last.held;
+        last.held_ticks = 0;
+        Some(observation)
+    }
+
+    /// A look found the thread in `state` at `stack`. Call [`Thread::take_held`] first.
+    pub(super) fn observe(
+        &mut self,
+        now_ns: u64,
+        sched: SchedStat,
+        state: ThreadState,
+        stack: StackId,
+        end: End,
+    ) -> Observation {
+        let accounted = Accounted::new(now_ns, sched);
+        let observation = Observation {
+            thread: self.id,
+            at_ns: now_ns,
+            state,
+            stack,
+            ticks: 1,
+            weights: accounted.since(self.accounted),
+        };
+        self.accounted = accounted;
+        self.last = Some(LastLook {
+            state,
+            stack,
+            end,
+            timeslices: sched.timeslices,
+            held_ticks: 0,
+            held: accounted,
+        });
+        observation
+    }
+
+    /// What the accounts show beyond the last observation, with no look at the thread, if anything.
+    pub(super) fn unobserved(
+        &mut self,
+        now_ns: u64,
+        sched: SchedStat,
+        no_stack: StackId,
+    ) -> Option<Observation> {
+        let accounted = Accounted::new(now_ns, sched);
+        let weights = accounted.since(self.accounted);
+        self.accounted = accounted;
+        (weights != Weights::default()).then_some(Observation {
+            thread: self.id,
+            at_ns: now_ns,
+            state: ThreadState::Unseen,
+            stack: no_stack,
+            ticks: 0,
+            weights,
+        })
+    }
+
+    /// The CPU time that the accounts show beyond the last observation, with no look at the thread. What else has
+    /// passed belongs to its next look.
+    pub(super) fn take_cpu(
+        &mut self,
+        now_ns: u64,
+        sched: SchedStat,
+        no_stack: StackId,
+    ) -> Observation {
+        let weights = Weights {
+            cpu_ns: Accounted::new(now_ns, sched).since(self.accounted).cpu_ns,
+            ..Weights::default()
+        };
+        self.accounted.cpu_ns = sched.cpu_ns;
+        Observation {
+            thread: self.id,
+            at_ns: now_ns,
+            state: ThreadState::Unseen,
+            stack: no_stack,
+            ticks: 0,
+            weights,
+        }
+    }
+
+    /// The accounts that have not been turned into observations, up to `sched`.
+    pub(super) fn unobserved_cpu_ns(&self, sched: SchedStat) -> u64 {
+        sched.cpu_ns.saturating_sub(self.accounted.cpu_ns)
+    }
+
+    /// Stack ids given so far are void: the next look must be a real one.
+    pub(super) fn forget_stack(&mut self) {
+        self.last = None;
+    }
+}

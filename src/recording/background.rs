@@ -1,0 +1,151 @@
+//! Writing that never makes the caller wait.
+//!
+//! Whoever samples may hold threads of the target: those that were asked to stop and have not yet. They are let go by
+//! the thread that asked, so that thread must not wait for a slow disk or for the reader of a pipe.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+
+/// How much may wait to be written before the recording is given up, in bytes.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Hands what is written to a thread that writes it to `W`.
+///
+/// An error of that thread is told by the next call, or by [`BackgroundWriter::finish`].
+#[derive(Debug)]
+pub struct BackgroundWriter<W> {
+    /// `None` when the thread has ended or is to end.
+    sender: Option<Sender<Vec<u8>>>,
+    thread: Option<JoinHandle<(W, io::Result<()>)>>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+impl<W: Write + Send + 'static> BackgroundWriter<W> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When there can be no further thread.
+    pub fn start(output: W) -> io::Result<Self> {
+        let (sender, receiver) = channel();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::clone(&waiting_bytes);
+        let thread = thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || write_all(output, &receiver, &waiting))?;
+        Ok(Self {
+            sender: Some(sender),
+            thread: Some(thread),
+            waiting_bytes,
+        })
+    }
+
+    /// Waits until everything is written, and gives the output back.
+    ///
+    /// # Errors
+    /// The first error there was.
+    pub fn finish(mut self) -> io::Result<W> {
+        match self.join() {
+            Some((output, written)) => written.map(|()| output),
+            None => Err(io::Error::other("the writing thread is gone")),
+        }
+    }
+
+    fn join(&mut self) -> Option<(W, io::Result<()>)> {
+        self.sender = None;
+        self.thread.take()?.join().ok()
+    }
+
+    /// Why the thread has ended before it was told to.
+    fn error(&mut self) -> io::Error {
+        match self.join() {
+            Some((_, Err(error))) => error,
+            Some((_, Ok(()))) | None => io::Error::from(io::ErrorKind::BrokenPipe),
+        }
+    }
+}
+
+impl<W: Write + Send + 'static> Write for BackgroundWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let before = self.waiting_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        if before > WAITING_BYTES_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the output takes less than is recorded: 64 MiB wait to be written",
+            ));
+        }
+        let sent = self
+            .sender
+            .as_ref()
+            .map(|sender| sender.send(bytes.to_vec()));
+        match sent {
+            Some(Ok(())) => Ok(bytes.len()),
+            Some(Err(_)) | None => Err(self.error()),
+        }
+    }
+
+    /// Writes nothing that is not on its way already.
+    fn flush(&mut self) -> io::Result<()> {
+        match &self.thread {
+            Some(thread) if !thread.is_finished() => Ok(()),
+            Some(_) | None => Err(self.error()),
+        }
+    }
+}
+
+fn write_all<W: Write>(
+    mut output: W,
+    receiver: &Receiver<Vec<u8>>,
+    waiting_bytes: &AtomicUsize,
+) -> (W, io::Result<()>) {
+    for bytes in receiver {
+        let written = output.write_all(&bytes).and_then(|()| output.flush());
+        waiting_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+        if written.is_err() {
+            return (output, written);
+        }
+    }
+    (output, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_arrives_in_order() {
+        let mut writer = BackgroundWriter::start(Vec::new()).unwrap();
+        for byte in 0..100 {
+            writer.write_all(&[byte]).unwrap();
+        }
+        assert_eq!(writer.finish().unwrap(), (0..100).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn an_error_is_told() {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let mut writer = BackgroundWriter::start(full).unwrap();
+        writer.write_all(b"x").unwrap();
+        let error = writer.finish().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn a_reader_that_has_stopped_reading_is_not_waited_for() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut background = BackgroundWriter::start(writer).unwrap();
+        let error = loop {
+            if let Err(error) = background.write_all(&vec![0; 1 << 20]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(reader);
+        assert!(background.finish().is_err());
+    }
+}

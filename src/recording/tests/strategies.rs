@@ -1,0 +1,120 @@
+//! Any calls of a sink.
+
+use proptest::prelude::*;
+use sampler_unwind::{BuildId, FrameOrigin};
+
+use super::support::Call;
+use crate::profile::{
+    End, FrameKey, Missed, ModuleId, ModuleInfo, Observation, ProcessInfo, StackId, Summary,
+    ThreadId, ThreadState, Weights,
+};
+
+fn texts() -> impl Strategy<Value = String> {
+    prop::collection::vec(any::<char>(), 0..6).prop_map(|chars| chars.into_iter().collect())
+}
+
+fn origins() -> impl Strategy<Value = FrameOrigin> {
+    prop_oneof![
+        Just(FrameOrigin::Registers),
+        Just(FrameOrigin::SignalFrame),
+        Just(FrameOrigin::CallFrameInfo),
+        Just(FrameOrigin::DebugFrame),
+        Just(FrameOrigin::KnownCode),
+        Just(FrameOrigin::Prologue),
+        Just(FrameOrigin::FramePointer),
+        Just(FrameOrigin::InferredRegister),
+        Just(FrameOrigin::Scan),
+    ]
+}
+
+fn frames() -> impl Strategy<Value = FrameKey> {
+    prop_oneof![
+        4 => (any::<Option<u8>>(), any::<u64>(), any::<bool>(), origins()).prop_map(
+            |(module, address, is_return_address, origin)| FrameKey::Code {
+                module: module.map(|module| ModuleId(module.into())),
+                address,
+                is_return_address,
+                origin,
+            }
+        ),
+        1 => any::<u32>().prop_map(FrameKey::Syscall),
+        1 => any::<u32>().prop_map(FrameKey::Blocked),
+        1 => Just(FrameKey::BlockedInFault),
+        1 => Just(FrameKey::Stopped),
+        1 => Just(FrameKey::Ended),
+        1 => Just(FrameKey::NoStack),
+        1 => Just(FrameKey::UnseenCpu),
+    ]
+}
+
+fn ns() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 0..1000u64, 9_000_000..11_000_000u64, any::<u64>()]
+}
+
+fn observations() -> impl Strategy<Value = Observation> {
+    let state = prop_oneof![
+        Just(ThreadState::Running),
+        Just(ThreadState::Blocked),
+        Just(ThreadState::Stopped),
+        Just(ThreadState::Unseen),
+    ];
+    let ticks = prop_oneof![Just(1), any::<u32>()];
+    ((0..4u32, ns(), state, 0..4u32, ticks), (ns(), ns(), ns())).prop_map(
+        |((thread, at_ns, state, stack, ticks), (cpu_ns, wall_ns, run_queue_ns))| Observation {
+            thread: ThreadId(thread),
+            at_ns,
+            state,
+            stack: StackId(stack),
+            ticks,
+            weights: Weights {
+                cpu_ns,
+                wall_ns,
+                run_queue_ns,
+            },
+        },
+    )
+}
+
+fn summaries() -> impl Strategy<Value = Summary> {
+    let missed = prop::collection::btree_map(
+        prop_oneof![Just(Missed::Late), Just(Missed::Traced), Just(Missed::Torn)],
+        1..u64::MAX,
+        0..3,
+    );
+    (ns(), ns(), missed, -1e9..1e9f64).prop_map(|(samples, cpu_ns, missed, complete_ratio)| {
+        Summary {
+            samples,
+            cpu_ns,
+            missed,
+            complete_ratio,
+            ..Summary::default()
+        }
+    })
+}
+
+/// Any call of a sink.
+pub(super) fn calls() -> impl Strategy<Value = Call> {
+    let ends = prop_oneof![
+        Just(End::Complete),
+        Just(End::Truncated),
+        Just(End::Partial)
+    ];
+    let bytes = || prop::option::of(prop::collection::vec(any::<u8>(), 0..40));
+    prop_oneof![
+        2 => (any::<i32>(), texts(), texts()).prop_map(|(pid, command_line, executable)| {
+            Call::Process(ProcessInfo { pid, command_line, executable })
+        }),
+        2 => (any::<u32>(), any::<i32>(), texts())
+            .prop_map(|(process, tid, name)| Call::Thread(process, tid, name)),
+        2 => (texts(), bytes(), bytes()).prop_map(|(path, build_id, image)| {
+            Call::Module(ModuleInfo { path, build_id: build_id.map(BuildId), image })
+        }),
+        1 => any::<(u32, u32, u64, u64, u64)>().prop_map(|(process, module, start, end, bias)| {
+            Call::Mapping(process, module, start, end, bias)
+        }),
+        4 => (prop::collection::vec(frames(), 0..6), ends)
+            .prop_map(|(frames, end)| Call::Stack(frames, end)),
+        12 => observations().prop_map(Call::Observation),
+        1 => summaries().prop_map(Call::Flush),
+    ]
+}

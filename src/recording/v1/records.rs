@@ -1,0 +1,298 @@
+//! The records of a chunk. Postcard: an enum's variant by position, numbers as LEB128 varints (signed ones zigzag), a
+//! text or byte string behind its length.
+
+use sampler_unwind::FrameOrigin;
+use serde::{Deserialize, Serialize};
+
+use super::super::RecordingInfo;
+use super::observations::COLUMNS;
+use crate::profile::{End, FrameKey, ModuleId};
+
+/// The content of the start chunk.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(in super::super) struct Start<'a> {
+    sampler_version: &'a str,
+    start_unix_ns: u64,
+    rate_hz: f64,
+    kernel_release: &'a str,
+    arch: &'a str,
+    #[serde(borrow)]
+    command: Vec<&'a str>,
+    pids: Vec<i32>,
+}
+
+/// The content of a records chunk is any number of these.
+///
+/// Processes, threads, modules, frames, nodes and stacks have no numbers of their own: each is one more than the one
+/// before it, from 0. A record names only what came before it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "records are handled one at a time and never stored"
+)]
+pub(in super::super) enum Record<'a> {
+    Process {
+        pid: i32,
+        command_line: &'a str,
+        executable: &'a str,
+    },
+    Thread {
+        process: u32,
+        tid: i32,
+        name: &'a str,
+    },
+    Module {
+        path: &'a str,
+        #[serde(borrow)]
+        build_id: Option<&'a [u8]>,
+        #[serde(borrow)]
+        image: Option<&'a [u8]>,
+    },
+    Mapping {
+        process: u32,
+        module: u32,
+        start: u64,
+        end: u64,
+        bias: u64,
+    },
+    Frame(Frame),
+    /// A frame below its caller.
+    Node {
+        /// How many nodes before this one its caller is; 0 for an outermost frame.
+        caller_back: u32,
+        frame: u32,
+    },
+    Stack {
+        /// Its innermost node.
+        node: u32,
+        /// See [`end_number`].
+        end: u8,
+    },
+    /// See `observations.rs`.
+    Observations {
+        count: u32,
+        #[serde(borrow)]
+        columns: [Column<'a>; COLUMNS],
+    },
+    /// All that was observed until now is above. See `summary.rs`.
+    Flush {
+        summary: &'a [u8],
+    },
+    /// Frames, nodes and stacks above are no longer named; those below are numbered from 0 again.
+    Epoch,
+}
+
+/// A column of numbers. See `packed.rs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(in super::super) struct Column<'a> {
+    pub(super) lengths: &'a [u8],
+    pub(super) bytes: &'a [u8],
+}
+
+/// A frame of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(in super::super) enum Frame {
+    Code {
+        module: Option<u32>,
+        address: u64,
+        is_return_address: bool,
+        /// The position in [`ORIGINS`].
+        origin: u8,
+    },
+    Syscall(u32),
+    Blocked(u32),
+    BlockedInFault,
+    Stopped,
+    Ended,
+    NoStack,
+    UnseenCpu,
+}
+
+/// How a frame was found, by number.
+const ORIGINS: [FrameOrigin; 9] = [
+    FrameOrigin::Registers,
+    FrameOrigin::SignalFrame,
+    FrameOrigin::CallFrameInfo,
+    FrameOrigin::DebugFrame,
+    FrameOrigin::KnownCode,
+    FrameOrigin::Prologue,
+    FrameOrigin::FramePointer,
+    FrameOrigin::InferredRegister,
+    FrameOrigin::Scan,
+];
+
+/// How a stack ended, by number.
+const ENDS: [End; 3] = [End::Complete, End::Truncated, End::Partial];
+
+impl<'a> From<&'a RecordingInfo> for Start<'a> {
+    fn from(info: &'a RecordingInfo) -> Self {
+        Self {
+            sampler_version: &info.sampler_version,
+            start_unix_ns: info.start_unix_ns,
+            rate_hz: info.rate_hz,
+            kernel_release: &info.kernel_release,
+            arch: &info.arch,
+            command: info.command.iter().map(String::as_str).collect(),
+            pids: info.pids.clone(),
+        }
+    }
+}
+
+impl From<Start<'_>> for RecordingInfo {
+    fn from(start: Start<'_>) -> Self {
+        Self {
+            sampler_version: start.sampler_version.to_owned(),
+            start_unix_ns: start.start_unix_ns,
+            rate_hz: start.rate_hz,
+            kernel_release: start.kernel_release.to_owned(),
+            arch: start.arch.to_owned(),
+            command: start.command.into_iter().map(str::to_owned).collect(),
+            pids: start.pids,
+        }
+    }
+}
+
+impl From<FrameKey> for Frame {
+    fn from(key: FrameKey) -> Self {
+        match key {
+            FrameKey::Code {
+                module,
+                address,
+                is_return_address,
+                origin,
+            } => Frame::Code {
+                module: module.map(|module| module.0),
+                address,
+                is_return_address,
+                origin: origin_number(origin),
+            },
+            FrameKey::Syscall(number) => Frame::Syscall(number),
+            FrameKey::Blocked(number) => Frame::Blocked(number),
+            FrameKey::BlockedInFault => Frame::BlockedInFault,
+            FrameKey::Stopped => Frame::Stopped,
+            FrameKey::Ended => Frame::Ended,
+            FrameKey::NoStack => Frame::NoStack,
+            FrameKey::UnseenCpu => Frame::UnseenCpu,
+        }
+    }
+}
+
+impl Frame {
+    /// The same for a sink, which has the modules under ids of its own. `None` for a module or origin that there is
+    /// not.
+    pub(super) fn key(self, modules: &[ModuleId]) -> Option<FrameKey> {
+        Some(match self {
+            Frame::Code {
+                module,
+                address,
+                is_return_address,
+                origin,
+            } => FrameKey::Code {
+                module: match module {
+                    Some(module) => Some(*modules.get(module as usize)?),
+                    None => None,
+                },
+                address,
+                is_return_address,
+                origin: *ORIGINS.get(usize::from(origin))?,
+            },
+            Frame::Syscall(number) => FrameKey::Syscall(number),
+            Frame::Blocked(number) => FrameKey::Blocked(number),
+            Frame::BlockedInFault => FrameKey::BlockedInFault,
+            Frame::Stopped => FrameKey::Stopped,
+            Frame::Ended => FrameKey::Ended,
+            Frame::NoStack => FrameKey::NoStack,
+            Frame::UnseenCpu => FrameKey::UnseenCpu,
+        })
+    }
+}
+
+/// The position in [`ORIGINS`].
+fn origin_number(origin: FrameOrigin) -> u8 {
+    match origin {
+        FrameOrigin::Registers => 0,
+        FrameOrigin::SignalFrame => 1,
+        FrameOrigin::CallFrameInfo => 2,
+        FrameOrigin::DebugFrame => 3,
+        FrameOrigin::KnownCode => 4,
+        FrameOrigin::Prologue => 5,
+        FrameOrigin::FramePointer => 6,
+        FrameOrigin::InferredRegister => 7,
+        FrameOrigin::Scan => 8,
+    }
+}
+
+/// The position in [`ENDS`].
+pub(in super::super) fn end_number(end: End) -> u8 {
+    match end {
+        End::Complete => 0,
+        End::Truncated => 1,
+        End::Partial => 2,
+    }
+}
+
+/// How a stack ended; `None` for a number without meaning.
+pub(super) fn end_from_number(number: u8) -> Option<End> {
+    ENDS.get(usize::from(number)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions_in_the_tables() {
+        for (number, origin) in (0..).zip(ORIGINS) {
+            assert_eq!(origin_number(origin), number);
+        }
+        for (number, end) in (0..).zip(ENDS) {
+            assert_eq!(end_number(end), number);
+            assert_eq!(end_from_number(number), Some(end));
+        }
+        assert_eq!(end_from_number(3), None);
+    }
+
+    /// The bytes of version 1, which recordings on other people's disks are made of.
+    #[test]
+    fn records_are_encoded_as_the_format_says() {
+        let bytes = |record: &Record<'_>| postcard::to_stdvec(record).unwrap_or_default();
+        let thread = Record::Thread {
+            process: 1,
+            tid: 300,
+            name: "io",
+        };
+        assert_eq!(bytes(&thread), [1, 1, 0xd8, 0x04, 2, b'i', b'o']);
+        let module = Record::Module {
+            path: "a",
+            build_id: Some(&[0xab, 0xcd]),
+            image: None,
+        };
+        assert_eq!(bytes(&module), [2, 1, b'a', 1, 2, 0xab, 0xcd, 0]);
+        let frame = Record::Frame(Frame::Code {
+            module: Some(2),
+            address: 0x1234,
+            is_return_address: true,
+            origin: 2,
+        });
+        assert_eq!(bytes(&frame), [4, 0, 1, 2, 0xb4, 0x24, 1, 2]);
+        let node = Record::Node {
+            caller_back: 1,
+            frame: 200,
+        };
+        assert_eq!(bytes(&node), [5, 1, 0xc8, 0x01]);
+        assert_eq!(bytes(&Record::Stack { node: 5, end: 2 }), [6, 5, 2]);
+        let mut columns = [Column::default(); COLUMNS];
+        columns[7] = Column {
+            lengths: &[2],
+            bytes: &[8, 9],
+        };
+        let observations = Record::Observations { count: 1, columns };
+        let mut expected = vec![7, 1];
+        expected.extend([0; 14]);
+        expected.extend([1, 2, 2, 8, 9]);
+        assert_eq!(bytes(&observations), expected);
+        assert_eq!(bytes(&Record::Flush { summary: &[1] }), [8, 1, 1]);
+        assert_eq!(bytes(&Record::Epoch), [9]);
+        assert_eq!(bytes(&Record::Frame(Frame::UnseenCpu)), [4, 7]);
+    }
+}

@@ -1,0 +1,194 @@
+//! The summary, as what has changed in it: pairs of a key and by how much the value grew since the last flush.
+//!
+//! A key that is not known is left aside and a missing one is zero, so that a count can be added without a new version
+//! of the format.
+
+use postcard::{take_from_bytes, to_io};
+
+use crate::profile::{Missed, PauseNs, Summary};
+
+/// The first key of the counts in [`Summary::missed`].
+const MISSED_KEY: u8 = 128;
+
+/// The reasons, by key from [`MISSED_KEY`].
+const MISSED: [Missed; 7] = [
+    Missed::Late,
+    Missed::ThreadEnded,
+    Missed::NotScheduled,
+    Missed::Traced,
+    Missed::Denied,
+    Missed::Unreadable,
+    Missed::Torn,
+];
+
+/// Values by key.
+type Values = [u64; 256];
+
+/// The summary as it was last flushed.
+#[derive(Debug)]
+pub(in super::super) struct SummaryCodec {
+    values: Values,
+}
+
+impl Default for SummaryCodec {
+    fn default() -> Self {
+        Self { values: [0; 256] }
+    }
+}
+
+impl SummaryCodec {
+    /// What has changed.
+    pub(in super::super) fn encode(&mut self, summary: &Summary) -> postcard::Result<Vec<u8>> {
+        let values = values(summary);
+        let mut bytes = Vec::new();
+        for ((key, value), last) in (0..=u8::MAX).zip(values).zip(&mut self.values) {
+            if value != *last {
+                to_io(&key, &mut bytes)?;
+                to_io(&value.wrapping_sub(*last).cast_signed(), &mut bytes)?;
+                *last = value;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The whole summary.
+    pub(super) fn decode(&mut self, mut bytes: &[u8]) -> postcard::Result<Summary> {
+        while !bytes.is_empty() {
+            let ((key, change), rest): ((u8, i64), _) = take_from_bytes(bytes)?;
+            let value = &mut self.values[usize::from(key)];
+            *value = value.wrapping_add(change.cast_unsigned());
+            bytes = rest;
+        }
+        Ok(summary(&self.values))
+    }
+}
+
+fn values(summary: &Summary) -> Values {
+    // Without `..`: a field that is added must get a key.
+    let Summary {
+        samples,
+        stops,
+        unstopped_reads,
+        reused,
+        torn,
+        partial,
+        truncated,
+        missed,
+        cpu_ns,
+        wall_ns,
+        target_stopped_ns,
+        pause_ns,
+        sampler_cpu_ns,
+        sampler_peak_rss_bytes,
+        rate_hz_requested,
+        rate_hz_achieved,
+        complete_ratio,
+        repaired_syscalls,
+    } = summary;
+    let mut values = [0; 256];
+    let fixed = [
+        *samples,
+        *stops,
+        *unstopped_reads,
+        *reused,
+        *torn,
+        *partial,
+        *truncated,
+        *cpu_ns,
+        *wall_ns,
+        *target_stopped_ns,
+        pause_ns.p50,
+        pause_ns.p99,
+        pause_ns.max,
+        *sampler_cpu_ns,
+        *sampler_peak_rss_bytes,
+        rate_hz_requested.to_bits(),
+        rate_hz_achieved.to_bits(),
+        complete_ratio.to_bits(),
+        *repaired_syscalls,
+    ];
+    values[..fixed.len()].copy_from_slice(&fixed);
+    for (&reason, &count) in missed {
+        values[usize::from(missed_key(reason))] = count;
+    }
+    values
+}
+
+fn summary(values: &Values) -> Summary {
+    let missed = MISSED
+        .into_iter()
+        .map(|reason| (reason, values[usize::from(missed_key(reason))]))
+        .filter(|&(_, count)| count > 0)
+        .collect();
+    Summary {
+        samples: values[0],
+        stops: values[1],
+        unstopped_reads: values[2],
+        reused: values[3],
+        torn: values[4],
+        partial: values[5],
+        truncated: values[6],
+        missed,
+        cpu_ns: values[7],
+        wall_ns: values[8],
+        target_stopped_ns: values[9],
+        pause_ns: PauseNs {
+            p50: values[10],
+            p99: values[11],
+            max: values[12],
+        },
+        sampler_cpu_ns: values[13],
+        sampler_peak_rss_bytes: values[14],
+        rate_hz_requested: f64::from_bits(values[15]),
+        rate_hz_achieved: f64::from_bits(values[16]),
+        complete_ratio: f64::from_bits(values[17]),
+        repaired_syscalls: values[18],
+    }
+}
+
+fn missed_key(reason: Missed) -> u8 {
+    MISSED_KEY
+        + match reason {
+            Missed::Late => 0,
+            Missed::ThreadEnded => 1,
+            Missed::NotScheduled => 2,
+            Missed::Traced => 3,
+            Missed::Denied => 4,
+            Missed::Unreadable => 5,
+            Missed::Torn => 6,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_has_a_key_of_its_own() {
+        let mut from = [0; 256];
+        for (key, value) in (0..19).chain(128..135).zip(1000..) {
+            from[key] = value;
+        }
+        assert_eq!(values(&summary(&from)), from);
+    }
+
+    #[test]
+    fn only_what_changed_is_written_and_unknown_keys_are_left_aside() -> postcard::Result<()> {
+        let (mut writer, mut reader) = (SummaryCodec::default(), SummaryCodec::default());
+        let mut summary = Summary {
+            samples: 7,
+            complete_ratio: 0.5,
+            missed: [(Missed::Torn, 3)].into(),
+            ..Summary::default()
+        };
+        assert_eq!(reader.decode(&writer.encode(&summary)?)?, summary);
+        summary.samples = 9;
+        summary.missed.clear();
+        let mut bytes = writer.encode(&summary)?;
+        assert_eq!(bytes, [0, 4, 134, 5]);
+        bytes.extend([99, 1]);
+        assert_eq!(reader.decode(&bytes)?, summary);
+        assert!(writer.encode(&summary)?.is_empty());
+        Ok(())
+    }
+}

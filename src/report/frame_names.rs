@@ -1,0 +1,101 @@
+//! Names for frames that are not machine code, or whose machine code has no name.
+
+use syscalls::x86_64::Sysno;
+
+use crate::profile::{End, FrameKey, FrameKind, ModuleInfo, ResolvedFrame};
+use crate::symbols::{Symbol, module_name};
+
+/// The frame for `key` where that is no machine code.
+pub(super) fn special_frame(key: FrameKey) -> Option<ResolvedFrame> {
+    let (function, kind) = match key {
+        FrameKey::Code { .. } => return None,
+        FrameKey::Syscall(number) => (
+            format!("[syscall: {}]", syscall_name(number)),
+            FrameKind::Kernel,
+        ),
+        FrameKey::Blocked(number) => (
+            format!("[blocked: {}]", syscall_name(number)),
+            FrameKind::Blocked,
+        ),
+        FrameKey::BlockedInFault => ("[blocked: page fault]".to_owned(), FrameKind::Blocked),
+        FrameKey::Stopped => ("[stopped]".to_owned(), FrameKind::Blocked),
+        FrameKey::Ended => ("[thread ended unseen]".to_owned(), FrameKind::Note),
+        FrameKey::UnseenCpu => ("[cpu: never caught running]".to_owned(), FrameKind::Note),
+        FrameKey::NoStack => ("[no stack]".to_owned(), FrameKind::Note),
+    };
+    Some(without_source(function, None, kind))
+}
+
+/// The frame outside the outermost one of a stack that ended as `end` says; `None` for a complete one.
+pub(super) fn end_frame(end: End) -> Option<ResolvedFrame> {
+    let function = match end {
+        End::Complete => return None,
+        End::Truncated => "[cut]",
+        End::Partial => "[incomplete]",
+    };
+    Some(without_source(function.to_owned(), None, FrameKind::Note))
+}
+
+/// The frame of machine code at `address` that has no name.
+pub(super) fn unknown_frame(module: Option<&ModuleInfo>, address: u64) -> ResolvedFrame {
+    let module = module.map(module_name);
+    let function = match module {
+        Some(module) => format!("[unknown in {module}+{address:#x}]"),
+        None => format!("[unknown {address:#x}]"),
+    };
+    without_source(function, module, FrameKind::Native)
+}
+
+/// The frame of a function in `module`.
+pub(super) fn named_frame(module: &ModuleInfo, symbol: Symbol) -> ResolvedFrame {
+    ResolvedFrame {
+        function: symbol.function,
+        module: Some(module_name(module).to_owned()),
+        file: symbol.file,
+        line: symbol.line,
+        inlined: symbol.inlined,
+        kind: FrameKind::Native,
+    }
+}
+
+fn without_source(function: String, module: Option<&str>, kind: FrameKind) -> ResolvedFrame {
+    ResolvedFrame {
+        function,
+        module: module.map(str::to_owned),
+        file: None,
+        line: None,
+        inlined: false,
+        kind,
+    }
+}
+
+/// The name of an x86_64 system call, or its number.
+pub fn syscall_name(number: u32) -> String {
+    usize::try_from(number)
+        .ok()
+        .and_then(Sysno::new)
+        .map_or_else(|| number.to_string(), |call| call.name().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_calls_are_named_and_unknown_ones_numbered() {
+        let name = |key| special_frame(key).map(|frame| frame.function);
+        for (key, expected) in [
+            (FrameKey::Syscall(0), "[syscall: read]"),
+            (FrameKey::Syscall(999), "[syscall: 999]"),
+            (FrameKey::Syscall(u32::MAX), "[syscall: 4294967295]"),
+            (FrameKey::Blocked(202), "[blocked: futex]"),
+            (FrameKey::Blocked(232), "[blocked: epoll_wait]"),
+            (FrameKey::BlockedInFault, "[blocked: page fault]"),
+            (FrameKey::Stopped, "[stopped]"),
+            (FrameKey::Ended, "[thread ended unseen]"),
+            (FrameKey::NoStack, "[no stack]"),
+        ] {
+            assert_eq!(name(key).as_deref(), Some(expected));
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! Gives a profile its names.
+//!
+//! Every address is looked up once and every frame is made once, however many stacks share it: a stack is then a
+//! list of numbers.
+
+use rustc_hash::FxHashMap;
+
+use super::frame_names::{end_frame, named_frame, special_frame, unknown_frame};
+use super::unnamed::Unnamed;
+use crate::profile::{
+    End, FrameKey, FrameKind, NodeId, Profile, ResolvedFrame, ResolvedProfile, ResolvedThread,
+    StackId, StackTable, StackWeights, ThreadId, ThreadInfo, ThreadStack, WeightedStack,
+};
+use crate::symbols::Symbolize;
+
+/// Names all frames of `profile`.
+///
+/// Ids that point nowhere, as a damaged recording may hold, give unknown frames, and stacks of unknown threads are
+/// left out and counted in the notes.
+pub fn resolve(profile: &Profile, symbolizer: &mut dyn Symbolize) -> ResolvedProfile {
+    let names = Names::of(profile, symbolizer);
+    let mut stacks = StackResolver::new(profile, names);
+    let mut resolved = ResolvedProfile {
+        threads: profile
+            .threads
+            .iter()
+            .map(|thread| resolve_thread(profile, thread))
+            .collect(),
+        summary: profile.summary.clone(),
+        ..ResolvedProfile::default()
+    };
+    let mut lost = 0u64;
+    for &ThreadStack {
+        thread,
+        stack,
+        weights,
+    } in &profile.stacks
+    {
+        match stacks.resolve(thread, stack, weights) {
+            Some(stack) => resolved.stacks.push(stack),
+            None => lost = lost.saturating_add(weights.samples),
+        }
+    }
+    resolved.notes = symbolizer.notes();
+    resolved
+        .notes
+        .append(&mut stacks.unnamed.notes(&profile.modules));
+    if lost > 0 {
+        let note = format!("the recording is damaged: {lost} samples left out");
+        resolved.notes.push(note);
+    }
+    resolved.frames = stacks.names.frames.frames;
+    resolved
+}
+
+fn resolve_thread(profile: &Profile, thread: &ThreadInfo) -> ResolvedThread {
+    let process = profile.processes.get(thread.process.index());
+    ResolvedThread {
+        pid: process.map_or(thread.tid, |process| process.pid),
+        process: process.map_or_else(String::new, |process| process.command_line.clone()),
+        tid: thread.tid,
+        name: thread.name.clone(),
+    }
+}
+
+/// Resolved frames, each once.
+#[derive(Debug, Default)]
+struct FrameSet {
+    frames: Vec<ResolvedFrame>,
+    ids: FxHashMap<ResolvedFrame, u32>,
+}
+
+impl FrameSet {
+    /// The position of `frame`.
+    fn add(&mut self, frame: ResolvedFrame) -> u32 {
+        if let Some(&id) = self.ids.get(&frame) {
+            return id;
+        }
+        // There are fewer frames than there are addresses and lines in memory, far below 2^32.
+        let id = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
+        self.frames.push(frame.clone());
+        self.ids.insert(frame, id);
+        id
+    }
+}
+
+/// What each frame of the table is called.
+#[derive(Debug, Default)]
+struct Names {
+    frames: FrameSet,
+    /// By `FrameId`.
+    expansions: Vec<Expansion>,
+}
+
+/// The resolved frames that one frame of the table stands for.
+#[derive(Clone, Debug, Default)]
+struct Expansion {
+    /// Innermost first: inlined functions, then the one whose code it is.
+    frames: Vec<u32>,
+    /// Position of the module whose code has no name here.
+    unnamed_module: Option<usize>,
+    /// Whether it is a remark of ours.
+    is_note: bool,
+}
+
+impl Names {
+    fn of(profile: &Profile, symbolizer: &mut dyn Symbolize) -> Self {
+        let keys = profile.table.frames();
+        let mut names = Self {
+            expansions: vec![Expansion::default(); keys.len()],
+            ..Self::default()
+        };
+        let mut by_module: Vec<Vec<usize>> = vec![Vec::new(); profile.modules.len()];
+        for (index, &key) in keys.iter().enumerate() {
+            match special_frame(key) {
+                Some(frame) => names.set(index, [frame], None),
+                None => match module_of(key).and_then(|module| by_module.get_mut(module)) {
+                    Some(of_module) => of_module.push(index),
+                    None => names.set(index, [unknown_frame(None, address_of(key))], None),
+                },
+            }
+        }
+        for (module, indices) in by_module.iter().enumerate() {
+            if !indices.is_empty() {
+                names.add_module(profile, module, indices, symbolizer);
+            }
+        }
+        names
+    }
+
+    /// Names the frames at `indices` in the table, all of the module at position `module`.
+    fn add_module(
+        &mut self,
+        profile: &Profile,
+        module: usize,
+        indices: &[usize],
+        symbolizer: &mut dyn Symbolize,
+    ) {
+        let Some(info) = profile.modules.get(module) else {
+            return;
+        };
+        let keys = profile.table.frames();
+        let key = |index: &usize| keys.get(*index).copied().unwrap_or(FrameKey::NoStack);
+        let mut addresses: Vec<u64> = indices.iter().map(|index| lookup_of(key(index))).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let symbols = symbolizer.symbolize(info, &addresses);
+        for index in indices {
+            let at = addresses.binary_search(&lookup_of(key(index))).ok();
+            let symbols = at
+                .and_then(|at| symbols.get(at))
+                .filter(|at| !at.is_empty());
+            match symbols {
+                Some(symbols) => {
+                    let frames = symbols
+                        .iter()
+                        .map(|symbol| named_frame(info, symbol.clone()));
+                    self.set(*index, frames, None);
+                }
+                None => {
+                    let frame = unknown_frame(Some(info), address_of(key(index)));
+                    self.set(*index, [frame], Some(module));
+                }
+            }
+        }
+    }
+
+    /// Makes the frame at `index` of the table stand for `frames`, innermost first.
+    fn set(
+        &mut self,
+        index: usize,
+        frames: impl IntoIterator<Item = ResolvedFrame>,
+        unnamed_module: Option<usize>,
+    ) {
+        let mut is_note = false;
+        let frames = frames
+            .into_iter()
+            .map(|frame| {
+                is_note |= frame.kind == FrameKind::Note;
+                self.frames.add(frame)
+            })
+            .collect();
+        if let Some(expansion) = self.expansions.get_mut(index) {
+            *expansion = Expansion {
+                frames,
+                unnamed_module,
+                is_note,
+            };
+        }
+    }
+}
+
+fn module_of(key: FrameKey) -> Option<usize> {
+    match key {
+        FrameKey::Code { module, .. } => module.map(|module| module.index()),
+        _ => None,
+    }
+}
+
+fn address_of(key: FrameKey) -> u64 {
+    match key {
+        FrameKey::Code { address, .. } => address,
+        _ => 0,
+    }
+}
+
+/// Inside the call for a return address: the call may be the last instruction of its function.
+fn lookup_of(key: FrameKey) -> u64 {
+    match key {
+        FrameKey::Code {
+            address,
+            is_return_address,
+            ..
+        } => address.saturating_sub(u64::from(is_return_address)),
+        _ => 0,
+    }
+}
+
+/// Turns stacks of the table into stacks of resolved frames.
+struct StackResolver<'a> {
+    profile: &'a Profile,
+    names: Names,
+    unnamed: Unnamed,
+}
+
+impl<'a> StackResolver<'a> {
+    fn new(profile: &'a Profile, names: Names) -> Self {
+        let mut unnamed = Unnamed::new(profile.modules.len());
+        for (&key, expansion) in profile.table.frames().iter().zip(&names.expansions) {
+            if let Some(module) = module_of(key) {
+                unnamed.count_address(module, expansion.unnamed_module.is_none());
+            }
+        }
+        Self {
+            profile,
+            names,
+            unnamed,
+        }
+    }
+
+    fn resolve(
+        &mut self,
+        thread: ThreadId,
+        stack: StackId,
+        weights: StackWeights,
+    ) -> Option<WeightedStack> {
+        self.profile.threads.get(thread.index())?;
+        let &(innermost, end) = self.profile.table.stacks().get(stack.index())?;
+        self.unnamed.begin_stack(weights.samples);
+        let mut frames = Vec::new();
+        let mut is_only_notes = true;
+        for expansion in expansions(&self.profile.table, &self.names.expansions, innermost) {
+            frames.extend_from_slice(&expansion.frames);
+            is_only_notes &= expansion.is_note;
+            if let Some(module) = expansion.unnamed_module {
+                self.unnamed.count_in_stack(module);
+            }
+        }
+        // A stack of which nothing was seen is not a part of one.
+        if !is_only_notes {
+            frames.extend(self.end_frame(end));
+        }
+        frames.reverse();
+        Some(WeightedStack {
+            frames,
+            thread: thread.0,
+            end,
+            weights,
+        })
+    }
+
+    fn end_frame(&mut self, end: End) -> Option<u32> {
+        end_frame(end).map(|frame| self.names.frames.add(frame))
+    }
+}
+
+/// What the frames from `innermost` outwards stand for.
+fn expansions<'a>(
+    table: &'a StackTable,
+    expansions: &'a [Expansion],
+    innermost: NodeId,
+) -> impl Iterator<Item = &'a Expansion> {
+    let node = |id: NodeId| table.nodes().get(id.index()).map(|node| (id, node));
+    // Ends because a caller has a lower number; one that has not is where a damaged table is left.
+    std::iter::successors(node(innermost), move |(id, current)| {
+        current.caller.filter(|caller| caller < id).and_then(node)
+    })
+    .filter_map(|(_, current)| expansions.get(current.frame.index()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{ModuleId, ModuleInfo, ProcessId, ProcessInfo};
+    use crate::symbols::Symbol;
+    use sampler_unwind::FrameOrigin;
+
+    /// Knows `inner`, inlined into `outer`, at 0x10 to 0x1f of every module but `libstripped.so`.
+    #[derive(Default)]
+    struct Fake {
+        asked: Vec<(String, Vec<u64>)>,
+    }
+
+    impl Symbolize for Fake {
+        fn symbolize(&mut self, module: &ModuleInfo, addresses: &[u64]) -> Vec<Vec<Symbol>> {
+            self.asked.push((module.path.clone(), addresses.to_vec()));
+            let symbol = |function: &str, inlined| Symbol {
+                function: function.to_owned(),
+                file: Some("a.c".to_owned()),
+                line: Some(7),
+                inlined,
+            };
+            addresses
+                .iter()
+                .map(|address| {
+                    if (0x10..0x20).contains(address) && !module.path.contains("stripped") {
+                        vec![symbol("inner", true), symbol("outer", false)]
+                    } else {
+                        Vec::new()
+                    }
+                })
+                .collect()
+        }
+
+        fn notes(&self) -> Vec<String> {
+            vec!["from the symbolizer".to_owned()]
+        }
+    }
+
+    fn code(module: u32, address: u64, is_return_address: bool) -> FrameKey {
+        FrameKey::Code {
+            module: Some(ModuleId(module)),
+            address,
+            is_return_address,
+            origin: FrameOrigin::CallFrameInfo,
+        }
+    }
+
+    fn weights(samples: u64) -> StackWeights {
+        StackWeights {
+            samples,
+            ..StackWeights::default()
+        }
+    }
+
+    fn module(path: &str) -> ModuleInfo {
+        ModuleInfo {
+            path: path.to_owned(),
+            build_id: None,
+            image: None,
+        }
+    }
+
+    /// Resolves one thread with `stacks`, outermost frame first, each with its samples.
+    fn resolve_stacks(stacks: &[(&[FrameKey], End, u64)]) -> (ResolvedProfile, Fake) {
+        let mut table = StackTable::default();
+        let entries: Vec<_> = stacks
+            .iter()
+            .map(|(frames, end, samples)| {
+                let stack = table.intern(frames.iter().copied(), *end);
+                ThreadStack {
+                    thread: ThreadId(0),
+                    stack,
+                    weights: weights(*samples),
+                }
+            })
+            .collect();
+        let mut symbolizer = Fake::default();
+        let resolved = resolve(
+            &Profile {
+                processes: vec![ProcessInfo {
+                    pid: 7,
+                    command_line: "app -x".to_owned(),
+                    executable: "/bin/app".to_owned(),
+                }],
+                threads: vec![ThreadInfo {
+                    process: ProcessId(0),
+                    tid: 8,
+                    name: "worker".to_owned(),
+                }],
+                modules: vec![module("/bin/app"), module("/lib/libstripped.so")],
+                table,
+                stacks: entries,
+                ..Profile::default()
+            },
+            &mut symbolizer,
+        );
+        (resolved, symbolizer)
+    }
+
+    fn names(resolved: &ResolvedProfile, stack: usize) -> Vec<&str> {
+        resolved.stacks[stack]
+            .frames
+            .iter()
+            .map(|&frame| resolved.frames[frame as usize].function.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn inlined_functions_become_frames_and_equal_frames_are_one() {
+        let (resolved, symbolizer) = resolve_stacks(&[
+            (
+                &[code(0, 0x20, true), code(0, 0x11, false)],
+                End::Complete,
+                1,
+            ),
+            (
+                &[code(0, 0x20, true), FrameKey::Syscall(0)],
+                End::Complete,
+                1,
+            ),
+        ]);
+        assert_eq!(names(&resolved, 0), ["outer", "inner", "outer", "inner"]);
+        assert_eq!(names(&resolved, 1), ["outer", "inner", "[syscall: read]"]);
+        assert_eq!(resolved.frames.len(), 3);
+        let outermost = &resolved.frames[resolved.stacks[0].frames[0] as usize];
+        assert_eq!(outermost.module.as_deref(), Some("app"));
+        assert_eq!((outermost.line, outermost.inlined), (Some(7), false));
+        assert_eq!(
+            symbolizer.asked,
+            [("/bin/app".to_owned(), vec![0x11, 0x1f])]
+        );
+        assert_eq!(resolved.threads[0].process, "app -x");
+        assert_eq!((resolved.threads[0].pid, resolved.threads[0].tid), (7, 8));
+    }
+
+    #[test]
+    fn unknown_code_says_where_it_is() {
+        let outside = FrameKey::Code {
+            module: None,
+            address: 0x7f00,
+            is_return_address: true,
+            origin: FrameOrigin::Scan,
+        };
+        let nowhere = code(99, 5, false);
+        let (resolved, _) =
+            resolve_stacks(&[(&[outside, nowhere, code(1, 0x1a2b, true)], End::Complete, 1)]);
+        assert_eq!(
+            names(&resolved, 0),
+            [
+                "[unknown 0x7f00]",
+                "[unknown 0x5]",
+                "[unknown in libstripped.so+0x1a2b]"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_cut_stack_never_looks_complete() {
+        let (resolved, _) = resolve_stacks(&[
+            (&[code(0, 0x11, false)], End::Truncated, 1),
+            (&[FrameKey::Blocked(202)], End::Partial, 1),
+            (&[], End::Partial, 1),
+            (&[FrameKey::Ended], End::Partial, 1),
+        ]);
+        assert_eq!(names(&resolved, 0), ["[cut]", "outer", "inner"]);
+        assert_eq!(names(&resolved, 1), ["[incomplete]", "[blocked: futex]"]);
+        // Nothing was seen of these, so nothing is missing in them.
+        assert_eq!(names(&resolved, 2), ["[no stack]"]);
+        assert_eq!(names(&resolved, 3), ["[thread ended unseen]"]);
+        let kinds: Vec<FrameKind> = [0, 1]
+            .iter()
+            .flat_map(|&stack: &usize| resolved.stacks[stack].frames.clone())
+            .map(|frame| resolved.frames[frame as usize].kind)
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                FrameKind::Note,
+                FrameKind::Native,
+                FrameKind::Native,
+                FrameKind::Note,
+                FrameKind::Blocked
+            ]
+        );
+    }
+
+    #[test]
+    fn modules_without_names_are_told_by_their_share() {
+        let (resolved, _) = resolve_stacks(&[
+            (&[code(1, 1, false), code(1, 2, false)], End::Complete, 123),
+            (&[code(0, 0x11, false)], End::Complete, 827),
+            (&[code(0, 0x99, false)], End::Complete, 50),
+            (&[code(0, 0x9a, false)], End::Complete, 0),
+        ]);
+        assert_eq!(
+            resolved.notes,
+            [
+                "from the symbolizer",
+                "libstripped.so: no symbols (12.3 % of samples)",
+                "app: no symbol at 2 of 3 addresses (5.0 % of samples)",
+            ]
+        );
+    }
+
+    #[test]
+    fn ids_that_point_nowhere_are_left_out_and_told() {
+        let lost = ThreadStack {
+            thread: ThreadId(1),
+            stack: StackId(1),
+            weights: weights(3),
+        };
+        let resolved = resolve(
+            &Profile {
+                stacks: vec![lost],
+                ..Profile::default()
+            },
+            &mut Fake::default(),
+        );
+        assert!(resolved.stacks.is_empty());
+        assert_eq!(
+            resolved.notes.last().map(String::as_str),
+            Some("the recording is damaged: 3 samples left out")
+        );
+    }
+
+    #[test]
+    fn deep_stacks_share_their_frames() {
+        let deep: Vec<FrameKey> = (0..10_000).map(|_| code(0, 0x12, true)).collect();
+        let (resolved, _) = resolve_stacks(&[(&deep, End::Complete, 1)]);
+        assert_eq!(resolved.stacks[0].frames.len(), 20_000);
+        assert_eq!(resolved.frames.len(), 2);
+    }
+}

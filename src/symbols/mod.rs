@@ -1,0 +1,46 @@
+//! Address to name.
+//!
+//! [`FileSymbolizer`] asks, for each module, the file that was mapped and its separate debug file: first whether they
+//! are what ran (build ID), then the symbol tables for the function, then DWARF, by blazesym, for what was inlined
+//! into it and for lines. Nothing of this happens before a report is made.
+
+mod contain;
+mod demangle;
+mod dwarf;
+mod elf;
+mod files;
+mod mini_debug_info;
+mod symbol_table;
+mod symbolizer;
+#[cfg(test)]
+mod tests;
+
+pub use demangle::demangle;
+pub use files::SymbolPaths;
+pub(crate) use files::module_name;
+pub use symbolizer::FileSymbolizer;
+
+use crate::profile::ModuleInfo;
+
+/// One function at an address. An address inside inlined code has several, innermost first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// The demangled name.
+    pub function: String,
+    /// The source file.
+    pub file: Option<String>,
+    /// The line in it.
+    pub line: Option<u32>,
+    /// Whether this function was inlined into the next one.
+    pub inlined: bool,
+}
+
+/// Names addresses of a module.
+pub trait Symbolize {
+    /// For each of `addresses` (as the file states them, already inside the call for a return address) the functions
+    /// there, innermost inlined first; an empty list where nothing is known.
+    fn symbolize(&mut self, module: &ModuleInfo, addresses: &[u64]) -> Vec<Vec<Symbol>>;
+
+    /// What should be told about the modules asked for so far, a line each: no symbols, a build ID that differs.
+    fn notes(&self) -> Vec<String>;
+}

@@ -1,0 +1,263 @@
+//! Names from files: the implementation of [`Symbolize`] behind `sampler report`.
+
+use std::path::PathBuf;
+
+use super::dwarf::{self, DwarfFunctions, SourceLine};
+use super::elf::Elf;
+use super::files::{ElfOnDisk, ModuleFiles, SymbolPaths, module_name};
+use super::mini_debug_info::mini_debug_info;
+use super::symbol_table::{FunctionSymbols, Named};
+use super::{Symbol, Symbolize, demangle};
+use crate::profile::ModuleInfo;
+
+/// Names addresses by the files that a recording names, where they are still what ran.
+///
+/// Files are opened when a module is asked for and closed before the call returns: ask once per module, with all
+/// addresses.
+#[derive(Debug, Default)]
+pub struct FileSymbolizer {
+    paths: SymbolPaths,
+    debug_dirs: Vec<PathBuf>,
+    /// Functions that were inlined are left out.
+    without_inlined: bool,
+    notes: Vec<String>,
+}
+
+impl FileSymbolizer {
+    /// Looks for files where `paths` says.
+    pub fn new(paths: SymbolPaths) -> Self {
+        Self {
+            debug_dirs: paths.debug_dirs(),
+            paths,
+            without_inlined: false,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Whether functions that the compiler inlined are named too.
+    pub fn with_inlined(self, inlined: bool) -> Self {
+        Self {
+            without_inlined: !inlined,
+            ..self
+        }
+    }
+}
+
+impl Symbolize for FileSymbolizer {
+    fn symbolize(&mut self, module: &ModuleInfo, addresses: &[u64]) -> Vec<Vec<Symbol>> {
+        let mut unique = addresses.to_vec();
+        unique.sort_unstable();
+        unique.dedup();
+        let symbols = match &module.image {
+            Some(image) => self.name_by_image(module, image, &unique),
+            None => self.name_by_files(module, &unique),
+        };
+        addresses
+            .iter()
+            .map(|address| {
+                let index = unique.binary_search(address).ok();
+                let symbols = index
+                    .and_then(|index| symbols.get(index))
+                    .map_or(&[][..], Vec::as_slice);
+                let skipped = if self.without_inlined {
+                    symbols.len().saturating_sub(1)
+                } else {
+                    0
+                };
+                symbols[skipped..].to_vec()
+            })
+            .collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+}
+
+impl FileSymbolizer {
+    /// Names the `addresses`, in ascending order, by an image that the recording holds.
+    fn name_by_image(
+        &mut self,
+        module: &ModuleInfo,
+        image: &[u8],
+        addresses: &[u64],
+    ) -> Vec<Vec<Symbol>> {
+        let mut tables = FunctionSymbols::default();
+        match Elf::parse(image) {
+            Ok(elf) => self.add_tables(module, &[&elf], None, &mut tables),
+            Err(error) => self.note(module, &error),
+        }
+        join(&tables.names_at(addresses), &[])
+    }
+
+    /// Names the `addresses`, in ascending order, by the files of `module`.
+    fn name_by_files(&mut self, module: &ModuleInfo, addresses: &[u64]) -> Vec<Vec<Symbol>> {
+        let mut files = self.paths.find(module);
+        files.refused.drain(..).for_each(|note| self.add_note(note));
+        let functions = self.ask_dwarf(module, &files, addresses);
+        let elfs: Vec<Elf<'_>> = [&files.main, &files.debug]
+            .into_iter()
+            .flatten()
+            .filter_map(|file| file.elf().ok())
+            .collect();
+        let elfs: Vec<&Elf<'_>> = elfs.iter().collect();
+        let unpacked = self.unpack_mini_debug_info(module, &elfs);
+        let mut tables = FunctionSymbols::default();
+        self.add_tables(module, &elfs, unpacked.as_deref(), &mut tables);
+        join(&tables.names_at(addresses), &functions)
+    }
+
+    /// Adds the first `.symtab` among `elfs` that holds functions, else the one in `mini_debug_info`, and every
+    /// `.dynsym`.
+    fn add_tables<'data>(
+        &mut self,
+        module: &ModuleInfo,
+        elfs: &[&Elf<'data>],
+        mini_debug_info: Option<&'data [u8]>,
+        tables: &mut FunctionSymbols<'data>,
+    ) {
+        let mini = mini_debug_info.and_then(|bytes| match Elf::parse(bytes) {
+            Ok(elf) => Some(elf),
+            Err(error) => {
+                self.note(module, &error);
+                None
+            }
+        });
+        for elf in elfs.iter().copied().chain(&mini) {
+            match tables.add_symbol_table(elf) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => self.note(module, &error),
+            }
+        }
+        for elf in elfs {
+            if let Err(error) = tables.add_dynamic_symbols(elf) {
+                self.note(module, &error);
+            }
+        }
+    }
+
+    /// MiniDebugInfo is what a file has instead of a `.symtab`.
+    fn unpack_mini_debug_info(
+        &mut self,
+        module: &ModuleInfo,
+        elfs: &[&Elf<'_>],
+    ) -> Option<Vec<u8>> {
+        let has_symbols =
+            |elf: &&&Elf<'_>| elf.symbol_table().is_ok_and(|symbols| !symbols.is_empty());
+        if elfs.iter().any(|elf| has_symbols(&elf)) {
+            return None;
+        }
+        match elfs.iter().find_map(|elf| mini_debug_info(elf))? {
+            Ok(unpacked) => Some(unpacked),
+            Err(error) => {
+                self.note(module, &format!(".gnu_debugdata: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Asks the DWARF of the debug file, or else of the file itself.
+    fn ask_dwarf(
+        &mut self,
+        module: &ModuleInfo,
+        files: &ModuleFiles,
+        addresses: &[u64],
+    ) -> Vec<DwarfFunctions> {
+        let file = [&files.debug, &files.main]
+            .into_iter()
+            .flatten()
+            .find(|file| file.elf().is_ok_and(|elf| elf.has_debug_info()));
+        let Some(file) = file.filter(|file| self.is_plausible(module, file)) else {
+            return Vec::new();
+        };
+        match dwarf::look_up(&file.path, &self.debug_dirs, addresses) {
+            Ok(answer) => {
+                if answer.damaged > 0 {
+                    self.note(
+                        module,
+                        &format!(
+                            "its debug information is damaged: no lines for {} of {} addresses",
+                            answer.damaged,
+                            addresses.len()
+                        ),
+                    );
+                }
+                answer.functions
+            }
+            Err(error) => {
+                self.note(module, &error);
+                Vec::new()
+            }
+        }
+    }
+
+    fn is_plausible(&mut self, module: &ModuleInfo, file: &ElfOnDisk) -> bool {
+        match file.elf().ok().and_then(|elf| elf.overstated_section()) {
+            Some(section) => {
+                self.note(
+                    module,
+                    &format!(
+                        "its debug information is not used: {section} states a size it cannot have"
+                    ),
+                );
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn note(&mut self, module: &ModuleInfo, what: &dyn std::fmt::Display) {
+        self.add_note(format!("{}: {what}", module_name(module)));
+    }
+
+    /// Two modules can share a debug file, and one can be asked for twice.
+    fn add_note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+}
+
+/// Lays what the symbol tables say over what DWARF says, address by address.
+fn join(named: &[Option<Named<'_>>], functions: &[DwarfFunctions]) -> Vec<Vec<Symbol>> {
+    named
+        .iter()
+        .enumerate()
+        .map(|(index, named)| symbols_at(*named, functions.get(index)))
+        .collect()
+}
+
+/// The functions at one address, innermost first.
+///
+/// For the function whose code it is a symbol is preferred to DWARF, which does not tell a cold part or a copy from
+/// its original and often leaves out the linkage name; but not a symbol that only reaches to the next one.
+fn symbols_at(named: Option<Named<'_>>, dwarf: Option<&DwarfFunctions>) -> Vec<Symbol> {
+    let from_dwarf = dwarf.and_then(|dwarf| dwarf.name.as_deref());
+    let name = match named {
+        Some(named) if named.is_sized => Some(named.name),
+        Some(named) => from_dwarf.or(Some(named.name)),
+        None => from_dwarf,
+    };
+    let Some(name) = name else {
+        return Vec::new();
+    };
+    let inlined = dwarf.map_or(&[][..], |dwarf| &dwarf.inlined);
+    let mut symbols: Vec<Symbol> = inlined
+        .iter()
+        .rev()
+        .map(|(name, line)| symbol(name, line.as_ref(), true))
+        .collect();
+    let line = dwarf.and_then(|dwarf| dwarf.line.as_ref());
+    symbols.push(symbol(name, line, false));
+    symbols
+}
+
+fn symbol(name: &str, line: Option<&SourceLine>, inlined: bool) -> Symbol {
+    Symbol {
+        function: demangle(name),
+        file: line.map(|line| line.file.clone()),
+        line: line.and_then(|line| line.line),
+        inlined,
+    }
+}
