@@ -1,0 +1,57 @@
+//! What must be on the machine. A test that cannot run fails, and says what to install.
+
+use std::path::PathBuf;
+
+/// The programs the tests use and the Debian package that brings each. `tests/run` installs the same ones
+/// (`tests/tidy.rs` checks that).
+pub const PACKAGES: &[(&str, &str)] = &[
+    ("gcc", "gcc"),
+    ("g++", "g++"),
+    ("musl-gcc", "musl-tools"),
+    ("objcopy", "binutils"),
+    ("git", "git"),
+    ("python3", "python3"),
+    ("redis-benchmark", "redis-tools"),
+    ("redis-server", "redis-server"),
+    ("setpriv", "util-linux"),
+    ("sqlite3", "sqlite3"),
+    ("strace", "strace"),
+    ("xz", "xz-utils"),
+];
+
+/// The folders of the distribution's programs; a version manager's shims in `PATH` are other programs.
+const FOLDERS: &[&str] = &["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
+
+/// The path of a program of the distribution.
+///
+/// # Panics
+/// When it is not there, with the line that installs it.
+#[track_caller]
+pub fn need(program: &str) -> PathBuf {
+    let found = FOLDERS
+        .iter()
+        .map(|folder| PathBuf::from(folder).join(program))
+        .find(|path| path.exists());
+    if let Some(path) = found {
+        return path;
+    }
+    let package = PACKAGES
+        .iter()
+        .find(|(name, _)| *name == program)
+        .map_or(program, |(_, package)| package);
+    panic!(
+        "this test needs `{program}`: apt-get install -y --no-install-recommends {package} (or run tests/run as root)"
+    );
+}
+
+/// For a test that must become another user.
+///
+/// # Panics
+/// When we are not root.
+#[track_caller]
+pub fn need_root() {
+    assert!(
+        nix::unistd::Uid::effective().is_root(),
+        "this test starts a program as another user, so it must run as root"
+    );
+}
