@@ -6,8 +6,8 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::stopped_thread::{RegistersError, StoppedThread};
-use super::{ptrace, spawn, strays};
-use crate::{Pid, Tid};
+use super::{ptrace, strays};
+use crate::Tid;
 
 /// A seized thread that will stop some time: when it leaves an uninterruptible sleep, or gets a CPU.
 ///
@@ -58,8 +58,7 @@ impl LateStop {
         self.state != Collected::NotYet
     }
 
-    /// When the thread turned out to have ended: how, as waitpid(2) reports it. For a child of ours nobody else gets
-    /// this ([`spawn::Launched`] has been told).
+    /// When the thread turned out to have ended: how, as waitpid(2) reports it.
     pub fn exit_status(&self) -> Option<i32> {
         match self.state {
             Collected::Ended(status) => Some(status),
@@ -94,10 +93,7 @@ pub(super) fn collect(tid: Tid) -> Collected {
     match ptrace::wait(tid, libc::WNOHANG) {
         Ok(None) | Err(Errno::EINTR) => Collected::NotYet,
         Ok(Some(kind)) => match kind.exit_status() {
-            Some(status) => {
-                spawn::note_end(Pid(tid.0), status);
-                Collected::Ended(status)
-            }
+            Some(status) => Collected::Ended(status),
             None => let_go(StoppedThread::new(tid, kind, Instant::now())),
         },
         Err(_) => Collected::Gone,

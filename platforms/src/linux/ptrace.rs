@@ -9,8 +9,9 @@ use std::ptr;
 
 use nix::errno::Errno;
 
+use super::spawn;
 use super::stop_kind::StopKind;
-use crate::Tid;
+use crate::{Pid, Tid};
 
 /// `NT_PRSTATUS` of elf.h: the general registers.
 const NT_PRSTATUS: usize = 1;
@@ -88,8 +89,17 @@ pub(super) unsafe trait PlainRegisters {}
 /// that there is none yet. `__WALL` is always set, because before Linux 4.7 it is not implied for traced threads; so
 /// is `__WNOTHREAD`: what other threads of ours trace is theirs.
 ///
+/// A command of ours that has ended stays to be reaped by [`spawn::Launched::reap`]: only until then does the kernel tell
+/// what it used.
+///
 /// libc's function and not nix's, which answers `EINVAL` for a stop by a real-time signal, and loses it.
 pub(super) fn wait(tid: Tid, flags: i32) -> Result<Option<StopKind>, Errno> {
+    if spawn::is_ours(Pid(tid.0)) {
+        match peek(tid, flags)? {
+            Some(kind) if kind.exit_status().is_none() => {}
+            none_or_end => return Ok(none_or_end),
+        }
+    }
     let mut status = 0;
     // SAFETY: `status` is ours and writable for the length of the call.
     let answer = unsafe {
@@ -105,25 +115,51 @@ pub(super) fn wait(tid: Tid, flags: i32) -> Result<Option<StopKind>, Errno> {
     }
 }
 
+/// The next report about a child, which is left to be taken.
+fn peek(tid: Tid, flags: i32) -> Result<Option<StopKind>, Errno> {
+    let flags = flags | libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT;
+    let id = tid.0.cast_unsigned();
+    let Some((_, code, status)) = waitid(libc::P_PID, id, flags)? else {
+        return Ok(None);
+    };
+    Ok(Some(match code {
+        libc::CLD_EXITED => StopKind::Exited { code: status },
+        libc::CLD_KILLED | libc::CLD_DUMPED => StopKind::Killed {
+            signal: status,
+            core_dumped: code == libc::CLD_DUMPED,
+        },
+        _ => StopKind::decode(status << 8 | STOPPED),
+    }))
+}
+
+/// How the wait status of a stop begins; see `WIFSTOPPED` of wait(2).
+const STOPPED: i32 = 0x7f;
+
 /// A thread traced by the calling thread, or a child of it, that has stopped and not been waited for. It stays so: nothing is taken.
 ///
 /// `__WALL` and `__WNOTHREAD` are refused by waitid(2) before Linux 4.7; there only threads that lead a process are
 /// found, and also those of other threads of ours.
 pub(super) fn peek_stopped() -> Option<Tid> {
     let flags = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
-    waitid_any(flags | libc::__WALL | libc::__WNOTHREAD)
-        .or_else(|_| waitid_any(flags))
+    waitid(libc::P_ALL, 0, flags | libc::__WALL | libc::__WNOTHREAD)
+        .or_else(|_| waitid(libc::P_ALL, 0, flags))
         .ok()
         .flatten()
+        .map(|(tid, ..)| tid)
 }
 
-fn waitid_any(flags: i32) -> Result<Option<Tid>, Errno> {
+/// Whom waitid(2) reports, with `si_code` and `si_status`.
+pub(super) fn waitid(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    flags: i32,
+) -> Result<Option<(Tid, i32, i32)>, Errno> {
     // SAFETY: siginfo_t is plain data for which zeroes are valid.
     let mut information: libc::siginfo_t = unsafe { mem::zeroed() };
     // SAFETY: `information` is ours and writable for the length of the call.
-    let answer = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut information, flags) };
+    let answer = unsafe { libc::waitid(kind, id, &raw mut information, flags) };
     Errno::result(answer)?;
-    // SAFETY: waitid has filled the fields of SIGCHLD, or left the zeroes of above, which say that nobody stopped.
-    let tid = unsafe { information.si_pid() };
-    Ok((tid != 0).then_some(Tid(tid)))
+    // SAFETY: waitid has filled the fields of SIGCHLD, or left the zeroes of above, which say that there is no report.
+    let (tid, status) = unsafe { (information.si_pid(), information.si_status()) };
+    Ok((tid != 0).then_some((Tid(tid), information.si_code, status)))
 }

@@ -15,6 +15,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
 
 use super::proc::task;
+use super::ptrace;
 use crate::Pid;
 
 /// Why a command was not started.
@@ -100,7 +101,7 @@ pub fn launch(
         .spawn()
         .map_err(|source| launch_error(program, source))?;
     let pid = Pid(child.id().cast_signed());
-    children().push(Child { pid, ended: None });
+    children().push(pid);
     Ok(Launched { pid })
 }
 
@@ -143,55 +144,21 @@ impl Launched {
             match Errno::result(answer) {
                 Ok(_) => return Ok(Ended::new(status, &usage)),
                 Err(Errno::EINTR) => {}
-                Err(Errno::ECHILD) => return self.reaped_elsewhere(),
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 
     fn wait_without_reaping(&self, flags: i32) -> Result<bool, Errno> {
-        if self.status_taken_elsewhere().is_some() {
-            return Ok(true);
-        }
-        // SAFETY: siginfo_t is plain data for which zeroes are valid.
-        let mut information: libc::siginfo_t = unsafe { mem::zeroed() };
-        // SAFETY: `information` is ours and writable for the length of the call.
-        let answer = unsafe {
-            libc::waitid(
-                libc::P_PID,
-                self.pid.0.cast_unsigned(),
-                &raw mut information,
-                flags | libc::WEXITED | libc::WNOWAIT,
-            )
-        };
-        Errno::result(answer)?;
-        // SAFETY: waitid has filled the fields of SIGCHLD, or left the zeroes of above, which say that nobody ended.
-        Ok(unsafe { information.si_pid() } != 0)
-    }
-
-    /// The wait for a stop has reported the end of this command instead.
-    fn status_taken_elsewhere(&self) -> Option<i32> {
-        children()
-            .iter()
-            .find(|child| child.pid == self.pid)
-            .and_then(|child| child.ended)
-    }
-
-    fn reaped_elsewhere(&self) -> io::Result<Ended> {
-        let status = self.status_taken_elsewhere().ok_or(Errno::ECHILD)?;
-        // SAFETY: rusage is plain data for which zeroes are valid.
-        let mut usage: libc::rusage = unsafe { mem::zeroed() };
-        // Of all children that were reaped. We start one command at a time, so it is that one's.
-        // SAFETY: `usage` is ours and writable for the length of the call.
-        let answer = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
-        Errno::result(answer)?;
-        Ok(Ended::new(status, &usage))
+        let id = self.pid.0.cast_unsigned();
+        let report = ptrace::waitid(libc::P_PID, id, flags | libc::WEXITED | libc::WNOWAIT)?;
+        Ok(report.is_some())
     }
 }
 
 impl Drop for Launched {
     fn drop(&mut self) {
-        children().retain(|child| child.pid != self.pid);
+        children().retain(|&pid| pid != self.pid);
     }
 }
 
@@ -207,22 +174,14 @@ impl Ended {
     }
 }
 
-/// A command of ours, and its status if a wait for a stop has reported its end.
-struct Child {
-    pid: Pid,
-    ended: Option<i32>,
-}
-
-fn children() -> MutexGuard<'static, Vec<Child>> {
-    static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+fn children() -> MutexGuard<'static, Vec<Pid>> {
+    static CHILDREN: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A wait for a stop has reported the end of `pid`. Kept if it is a command of ours: the kernel tells it only once.
-pub(super) fn note_end(pid: Pid, status: i32) {
-    if let Some(child) = children().iter_mut().find(|child| child.pid == pid) {
-        child.ended = Some(status);
-    }
+/// Whether `pid` is a command of ours that has not been reaped.
+pub(super) fn is_ours(pid: Pid) -> bool {
+    children().contains(&pid)
 }
 
 /// What a child inherits over execve(2) and we have, or may have, changed for ourselves.
@@ -314,7 +273,9 @@ fn duration(time: libc::timeval) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Tid;
     use crate::linux::clock::process_cpu_time;
+    use crate::linux::stop_kind::StopKind;
 
     fn sh(script: &str) -> Launched {
         launch(
@@ -387,10 +348,10 @@ mod tests {
     fn an_end_that_a_stop_has_reported_is_not_lost() {
         let launched = sh("exit 3");
         launched.wait_keep().unwrap();
-        let mut status = 0;
-        // SAFETY: `status` is ours and writable for the length of the call.
-        unsafe { libc::waitpid(launched.pid().0, &raw mut status, 0) };
-        note_end(launched.pid(), status);
+        let tid = Tid(launched.pid().0);
+        let reported = ptrace::wait(tid, libc::WNOHANG).unwrap();
+        assert_eq!(reported, Some(StopKind::Exited { code: 3 }));
+        assert!(process_cpu_time(launched.pid()).unwrap() > Duration::ZERO);
         assert!(launched.try_wait_keep().unwrap());
         assert_eq!(launched.reap().unwrap().status.code(), Some(3));
     }

@@ -9,7 +9,7 @@ use super::proc::stat::{self, ProcState};
 use super::proc::status;
 use super::stop_kind::StopKind;
 use super::stopped_thread::StoppedThread;
-use super::{deadline, ptrace, spawn, strays};
+use super::{deadline, ptrace, strays};
 use crate::{Pid, Tid};
 
 /// How long to sleep between two looks where the kernel has no timer to interrupt a blocking wait with.
@@ -24,8 +24,7 @@ pub enum StopFailure {
         /// Which thread.
         tid: Tid,
     },
-    /// It ended while we waited for it to stop. For a child of ours this was *the* report of its end: nobody else
-    /// gets it ([`spawn::Launched`] has been told).
+    /// It ended while we waited for it to stop.
     #[error("thread {tid} ended while it was being stopped")]
     Exited {
         /// Which thread.
@@ -175,10 +174,7 @@ fn wait_until(tid: Tid, end: Instant, timer: bool) -> Result<Option<StopKind>, E
 fn reported(tid: Tid, kind: StopKind, asked: Instant) -> Result<StoppedThread, StopFailure> {
     match kind.exit_status() {
         None => Ok(StoppedThread::new(tid, kind, asked)),
-        Some(status) => {
-            spawn::note_end(Pid(tid.0), status);
-            Err(StopFailure::Exited { tid, status })
-        }
+        Some(status) => Err(StopFailure::Exited { tid, status }),
     }
 }
 
