@@ -30,6 +30,8 @@ const CYCLES: usize = 3000;
 const BETWEEN: Duration = Duration::from_micros(500);
 /// A stop that takes longer has hit something else.
 const WITHIN: Duration = Duration::from_secs(1);
+/// As `sampler record` does where the thread is on another CPU.
+const SPIN: Duration = Duration::from_micros(150);
 
 fn main() -> io::Result<()> {
     if std::env::args().any(|argument| argument == "spin") {
@@ -42,18 +44,18 @@ fn main() -> io::Result<()> {
         "{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}",
         "µs", "bare p50", "p99", "ours p50", "p99", "ratio"
     );
-    measure("wherever the scheduler puts them", &target)?;
+    measure("wherever the scheduler puts them", &target, SPIN)?;
     if std::thread::available_parallelism()?.get() > 1 {
         target.pin(0)?;
         pin(NixPid::from_raw(0), 1)?;
-        measure("on another CPU than the thread's", &target)?;
+        measure("on another CPU than the thread's", &target, SPIN)?;
         pin(NixPid::from_raw(0), 0)?;
-        measure("on the thread's own CPU", &target)?;
+        measure("on the thread's own CPU", &target, Duration::ZERO)?;
     }
     Ok(())
 }
 
-fn measure(placement: &str, target: &Spinning) -> io::Result<()> {
+fn measure(placement: &str, target: &Spinning, spin: Duration) -> io::Result<()> {
     let memory = ProcessMemory::new(Pid(target.pid()));
     let mut stack = vec![0; STACK_BYTES];
     let mut bare = Vec::with_capacity(CYCLES);
@@ -62,7 +64,7 @@ fn measure(placement: &str, target: &Spinning) -> io::Result<()> {
         std::thread::sleep(BETWEEN);
         bare.push(bare_cycle(target.pid(), &mut stack)?);
         std::thread::sleep(BETWEEN);
-        ours.push(our_cycle(target.pid(), &memory, &mut stack)?);
+        ours.push(our_cycle(target.pid(), &memory, &mut stack, spin)?);
     }
     let (bare, ours) = (Pauses::of(bare), Pauses::of(ours));
     println!(
@@ -76,10 +78,15 @@ fn measure(placement: &str, target: &Spinning) -> io::Result<()> {
     Ok(())
 }
 
-fn our_cycle(pid: i32, memory: &ProcessMemory, stack: &mut [u8]) -> io::Result<Duration> {
+fn our_cycle(
+    pid: i32,
+    memory: &ProcessMemory,
+    stack: &mut [u8],
+    spin: Duration,
+) -> io::Result<Duration> {
     let start = Instant::now();
     let stopped =
-        stop(Tid(pid), WITHIN).map_err(|failure| io::Error::other(failure.to_string()))?;
+        stop(Tid(pid), WITHIN, spin).map_err(|failure| io::Error::other(failure.to_string()))?;
     let registers = stopped.registers().map_err(io::Error::other)?;
     let sp = registers.registers.sp().unwrap_or_default();
     let read = memory.read_regions([(Avma(sp.0.saturating_sub(RED_ZONE_BYTES)), stack)]);

@@ -75,7 +75,12 @@ fn look(target: &Busy, files: &mut ThreadFiles, memory: &ProcessMemory) {
     process_cpu_time(target.pid()).unwrap();
     files.sched_stat().unwrap();
     files.syscall().unwrap();
-    let stopped = stop(files.tid(), Duration::from_secs(30)).unwrap();
+    let stopped = stop(
+        files.tid(),
+        Duration::from_secs(30),
+        Duration::from_micros(100),
+    )
+    .unwrap();
     let registers = stopped.registers().unwrap();
     stopped.repair_interrupted_syscall(&registers).unwrap();
     let sp = registers.registers.sp().unwrap();

@@ -24,6 +24,9 @@ use crate::profile::{FrameKey, Missed, ThreadState};
 /// How long a stop is waited for at least: a thread that is on a CPU stops within some tens of microseconds.
 const PATIENCE_MIN: Duration = Duration::from_micros(500);
 
+/// How long to spin for a thread that is on another CPU: a few times what it takes to stop there.
+const SPIN_MAX: Duration = Duration::from_micros(150);
+
 /// How long it takes us to notice that we are awake: the thread that we have put off its CPU waits since before that.
 const WAKING_MAX: Duration = Duration::from_micros(300);
 
@@ -83,6 +86,8 @@ pub(super) enum Unseen {
 #[derive(Debug)]
 pub(super) struct Looker {
     stop_within: Duration,
+    /// How long a stop is spun for at most; nothing where there is one CPU only.
+    spin_max: Duration,
     /// How long stops may still be waited for before the next [`Looker::wake`].
     patience: Duration,
     copy: StackCopy,
@@ -102,6 +107,10 @@ impl Looker {
     pub(super) fn new(stack_bytes_max: usize, stop_within: Duration) -> Self {
         Self {
             stop_within,
+            spin_max: match std::thread::available_parallelism() {
+                Ok(cpus) if cpus.get() > 1 => SPIN_MAX,
+                Ok(_) | Err(_) => Duration::ZERO,
+            },
             patience: stop_within,
             copy: StackCopy::new(stack_bytes_max),
             unwinder: Unwinder::new(),
@@ -174,8 +183,11 @@ impl Looker {
         let awake_since = self.awake_since;
         let began = Instant::now();
         let within = self.patience.max(PATIENCE_MIN);
-        let stopped = linux::stop(thread.tid, within);
+        let spin = thread.spin.next(self.spin_max);
+        let stopped = linux::stop(thread.tid, within, spin);
         self.patience = self.patience.saturating_sub(began.elapsed());
+        let within_spin = matches!(&stopped, Ok(stopped) if stopped.since_asked() < spin);
+        thread.spin.learn(within_spin);
         let stopped = stopped.map_err(|failure| not_stopped(failure, thread))?;
         let looked = self.copy_stopped(process, thread, &stopped);
         // A thread that was killed while it stood does not say for how long.

@@ -353,11 +353,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let mut index = 0;
         while index < self.processes.len() {
             let process = &self.processes[index];
-            let perhaps = process
-                .threads
-                .iter()
-                .all(|thread| thread.tid.0 == process.pid.0);
-            if perhaps && process.has_ended() {
+            if process.threads.is_empty() && process.has_ended() {
                 self.close_accounts(index)?;
                 self.processes.swap_remove(index);
             } else {

@@ -1,5 +1,7 @@
 //! One thread of a target, between two looks at it.
 
+use std::time::Duration;
+
 use sampler_platforms::Tid;
 use sampler_platforms::linux::LateStop;
 use sampler_platforms::linux::proc::schedstat::SchedStat;
@@ -26,8 +28,44 @@ pub(super) struct Thread {
     /// The scheduler's accounts straight after we let it go last. Until it has a CPU again it looks as if it slept
     /// where we stopped it.
     pub let_go_at: Option<SchedStat>,
+    /// Whether to spin for its next stop.
+    pub spin: SpinHabit,
     accounted: Accounted,
     last: Option<LastLook>,
+}
+
+/// Whether spinning for a thread's stop is worth it, learned from its last stops. A thread that waits for the very CPU
+/// that we are on stops only once we sleep.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SpinHabit {
+    /// Stops to come in which not to spin.
+    pass: u32,
+    /// How many those were after the last time that it was in vain.
+    passed: u32,
+}
+
+impl SpinHabit {
+    /// How long to spin for the next stop: `longest`, or not at all.
+    pub(super) fn next(&self, longest: Duration) -> Duration {
+        if self.pass == 0 {
+            longest
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// The thread has, or has not, stopped while we spun as long as [`SpinHabit::next`] said.
+    pub(super) fn learn(&mut self, has_stopped: bool) {
+        const PASS_MAX: u32 = 32;
+        match (self.pass, has_stopped) {
+            (0, true) => self.passed = 0,
+            (0, false) => {
+                self.passed = (self.passed * 2).clamp(1, PASS_MAX);
+                self.pass = self.passed;
+            }
+            (_, _) => self.pass -= 1,
+        }
+    }
 }
 
 /// Up to where the kernel's accounts of a thread have been turned into observations.
@@ -112,6 +150,7 @@ impl Thread {
             plan,
             late: None,
             let_go_at: None,
+            spin: SpinHabit::default(),
             accounted,
             last: None,
         }
@@ -246,5 +285,27 @@ impl Thread {
     /// Stack ids given so far are void: the next look must be a real one.
     pub(super) fn forget_stack(&mut self) {
         self.last = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spinning_in_vain_becomes_rare_and_is_tried_again() {
+        const LONGEST: Duration = Duration::from_micros(100);
+        let spins = |habit: &mut SpinHabit, has_stopped: bool| -> u32 {
+            let stops = (0..1000).map(|_| {
+                let spins = habit.next(LONGEST) == LONGEST;
+                habit.learn(spins && has_stopped);
+                u32::from(spins)
+            });
+            stops.sum()
+        };
+        let mut habit = SpinHabit::default();
+        assert_eq!(spins(&mut habit, true), 1000);
+        assert!((25..40).contains(&spins(&mut habit, false)));
+        assert!(spins(&mut habit, true) > 960);
     }
 }

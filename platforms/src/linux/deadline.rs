@@ -3,13 +3,14 @@
 //! A wait for a stop blocks in waitpid(2), which knows no time-out; a timer interrupts it with a signal. Measured on
 //! two CPUs against the other ways (time from PTRACE_INTERRUPT to PTRACE_DETACH, p50, all on one CPU): a waitpid that
 //! blocks 19.7 µs, with this timer armed 19.4 µs, `WNOHANG` and sigtimedwait(2) for SIGCHLD 21 to 25 µs, spinning for
-//! 10 µs before that 30 µs. Across CPUs all of them drown in the time that the wake-up takes. Beside being slower,
+//! 10 µs before that 30 µs. Across CPUs all of them drown in the time that the wake-up takes, which is why
+//! [`super::stop`] spins there and needs this only when that was not long enough. Beside being slower,
 //! SIGCHLD would have to be blocked in every thread of ours, or one that does not block it swallows it.
 //!
 //! The timer fires again and again from the deadline on, so that a signal which comes just before the wait begins is
-//! not the last one. Arming and disarming happen while the target runs.
+//! not the last one.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::mem;
 use std::ptr;
@@ -24,17 +25,22 @@ const SIGNAL_INDEX: i32 = 3;
 
 thread_local! {
     static TIMER: OnceCell<Option<Timer>> = const { OnceCell::new() };
+    static IS_ARMED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Makes blocking calls of this thread fail with `EINTR` once `after` has passed, until [`disarm`]. `false` when the
 /// kernel gives no such timer: then the caller must not block.
 pub(super) fn arm(after: Duration) -> bool {
-    with_timer(|timer| timer.set(after.max(Duration::from_nanos(1)), REPEAT))
+    let is_armed = with_timer(|timer| timer.set(after.max(Duration::from_nanos(1)), REPEAT));
+    IS_ARMED.set(is_armed);
+    is_armed
 }
 
-/// Undoes [`arm`].
+/// Undoes [`arm`], if there is anything to undo.
 pub(super) fn disarm() {
-    with_timer(|timer| timer.set(Duration::ZERO, Duration::ZERO));
+    if IS_ARMED.replace(false) {
+        with_timer(|timer| timer.set(Duration::ZERO, Duration::ZERO));
+    }
 }
 
 fn with_timer(act: impl FnOnce(&Timer) -> bool) -> bool {

@@ -14,9 +14,11 @@ use crate::{Pid, Tid};
 
 /// Long enough for a machine that does a lot else.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Some of the tests run where the thread is on another CPU, and some where it is not.
+const SPIN: Duration = Duration::from_micros(50);
 
 fn stop_patiently(target: &Target) -> StoppedThread {
-    stop(target.tid(), PATIENCE).unwrap()
+    stop(target.tid(), PATIENCE, SPIN).unwrap()
 }
 
 fn state(target: &Target) -> ProcState {
@@ -73,17 +75,20 @@ fn nobody_cannot_be_stopped() {
     let target = Target::ended_after_using_cpu();
     let tid = target.tid();
     assert!(matches!(
-        stop(tid, PATIENCE),
+        stop(tid, PATIENCE, SPIN),
         Err(StopFailure::Gone { tid: gone }) if gone == tid
     ));
     target.end();
-    assert!(matches!(stop(tid, PATIENCE), Err(StopFailure::Gone { .. })));
+    assert!(matches!(
+        stop(tid, PATIENCE, SPIN),
+        Err(StopFailure::Gone { .. })
+    ));
 }
 
 #[test]
 fn we_cannot_stop_ourselves() {
     assert!(matches!(
-        stop(own_tid(), PATIENCE),
+        stop(own_tid(), PATIENCE, SPIN),
         Err(StopFailure::Denied {
             errno: Errno::EPERM,
             ..
@@ -99,13 +104,13 @@ fn another_tracer_is_named() {
         let (finish, finished) = std::sync::mpsc::channel::<()>();
         let tid = target.tid();
         scope.spawn(move || {
-            let stopped = stop(tid, PATIENCE).unwrap();
+            let stopped = stop(tid, PATIENCE, SPIN).unwrap();
             stopped_sender.send(own_tid()).unwrap();
             finished.recv().unwrap();
             stopped.detach().unwrap();
         });
         let tracing = stopped.recv().unwrap();
-        let Err(failure) = stop(tid, PATIENCE) else {
+        let Err(failure) = stop(tid, PATIENCE, SPIN) else {
             panic!("stopped twice")
         };
         assert!(matches!(failure, StopFailure::AlreadyTraced { tracer, .. } if tracer == tracing));
@@ -158,7 +163,8 @@ fn uninterruptible(release: i32) -> Target {
 fn a_thread_that_does_not_stop_is_late_and_is_let_go_when_it_does() {
     let (reader, writer) = std::io::pipe().unwrap();
     let target = uninterruptible(raw(&reader));
-    let Err(StopFailure::Late(mut late)) = stop(target.tid(), Duration::from_millis(2)) else {
+    let Err(StopFailure::Late(mut late)) = stop(target.tid(), Duration::from_millis(2), SPIN)
+    else {
         panic!("not late")
     };
     assert_eq!(late.tid(), target.tid());
@@ -174,7 +180,7 @@ fn a_thread_that_does_not_stop_is_late_and_is_let_go_when_it_does() {
 fn a_forgotten_late_thread_is_let_go_too() {
     let (reader, writer) = std::io::pipe().unwrap();
     let target = uninterruptible(raw(&reader));
-    let late = stop(target.tid(), Duration::ZERO);
+    let late = stop(target.tid(), Duration::ZERO, SPIN);
     assert!(matches!(late, Err(StopFailure::Late(_))));
     drop(late);
     assert_eq!(strays::count(), 1);
@@ -190,7 +196,7 @@ fn a_forgotten_late_thread_is_let_go_too() {
 fn an_end_during_the_wait_is_handed_on() {
     let (reader, writer) = std::io::pipe().unwrap();
     let target = uninterruptible(raw(&reader));
-    let Err(StopFailure::Late(mut late)) = stop(target.tid(), Duration::ZERO) else {
+    let Err(StopFailure::Late(mut late)) = stop(target.tid(), Duration::ZERO, SPIN) else {
         panic!("not late")
     };
     target.signal(libc::SIGKILL);
@@ -415,7 +421,7 @@ fn a_32_bit_program_is_refused() {
         check_target(pid),
         Err(TargetError::ThirtyTwoBit { .. })
     ));
-    let stopped = stop(Tid(pid.0), PATIENCE).unwrap();
+    let stopped = stop(Tid(pid.0), PATIENCE, SPIN).unwrap();
     assert_eq!(
         stopped.registers().err(),
         Some(RegistersError::ThirtyTwoBit)

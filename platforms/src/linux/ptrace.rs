@@ -160,6 +160,8 @@ pub(super) fn waitid(
     let answer = unsafe { libc::waitid(kind, id, &raw mut information, flags) };
     Errno::result(answer)?;
     // SAFETY: waitid has filled the fields of SIGCHLD, or left the zeroes of above, which say that there is no report.
-    let (tid, status) = unsafe { (information.si_pid(), information.si_status()) };
+    let tid = unsafe { information.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { information.si_status() };
     Ok((tid != 0).then_some((Tid(tid), information.si_code, status)))
 }

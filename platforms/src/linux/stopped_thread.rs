@@ -73,6 +73,11 @@ impl StoppedThread {
         self.tid
     }
 
+    /// How long it took to stop: until now, if this is asked first.
+    pub fn since_asked(&self) -> Duration {
+        self.asked.elapsed()
+    }
+
     /// Which kind of stop it stands in.
     pub fn kind(&self) -> StopKind {
         self.kind
