@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::time::Duration;
 
 use sampler_tests_support::{Report, Signal, Target, sampler};
 
@@ -98,6 +99,20 @@ fn several_processes_are_one_profile() {
     report.expect_complete();
     report.expect_share("one", report.share_below("one_round"), 0.2);
     report.expect_share("the other", report.share_below("outermost"), 0.2);
+}
+
+#[test]
+fn threads_that_ended_unseen_are_accounted_for_when_the_process_is_gone_too() {
+    let sampler = sampler!();
+    // A little less than two flushes' time: what only they account for would be missing.
+    let mut target = Target::start("short_lived", &["1700"]);
+    let running = sampler.attach(target.pid(), &["-r", "499"]);
+    target.tell("\n");
+    let ended = target.wait(); // reaped: nobody can ask for its clock any more
+    running.wait().expect_code(0);
+    let recorded = Duration::from_nanos(sampler.report().summary.cpu_ns);
+    let used = ended.rusage();
+    assert!(recorded > used.mul_f64(0.9), "{recorded:?} of {used:?}");
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub(super) struct TargetProcess {
     stack_bytes_max: usize,
     /// The process's CPU clock when the recording of it began.
     cpu_ns_before: u64,
+    /// The same when it was last read: once its parent has reaped it there is none.
+    cpu_ns_read: u64,
     /// CPU time turned into observations so far.
     pub observed_cpu_ns: u64,
     /// Threads have ended since their CPU time was last accounted for.
@@ -103,6 +105,7 @@ impl TargetProcess {
             refresh_pause_ns: REFRESH_PAUSE_NS_MIN,
             stack_bytes_max,
             cpu_ns_before,
+            cpu_ns_read: cpu_ns_before,
             observed_cpu_ns: 0,
             threads_ended: false,
             ended_threads: None,
@@ -312,15 +315,24 @@ impl TargetProcess {
         }
     }
 
+    /// Reads the process's CPU clock, at every tick: when it has ended and somebody else's child it was, this is the
+    /// last that is known of threads that were never seen.
+    pub(super) fn read_cpu_clock(&mut self) {
+        if let Ok(used_ns) = cpu_ns(self.pid) {
+            self.cpu_ns_read = used_ns;
+        }
+    }
+
     /// CPU time that the process has used since its recording began and that neither an observation nor a live
     /// thread's accounts show: that of threads which ended between two looks.
     pub(super) fn unobserved_cpu_ns(&mut self) -> u64 {
-        let Ok(used) = cpu_ns(self.pid) else { return 0 };
+        self.read_cpu_clock();
         let pending = self.threads.iter_mut().filter_map(|thread| {
             let sched = thread.files.sched_stat().ok()?;
             Some(thread.unobserved_cpu_ns(sched))
         });
-        used.saturating_sub(self.cpu_ns_before)
+        self.cpu_ns_read
+            .saturating_sub(self.cpu_ns_before)
             .saturating_sub(self.observed_cpu_ns)
             .saturating_sub(pending.sum::<u64>())
     }

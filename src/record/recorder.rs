@@ -223,6 +223,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     }
 
     fn tick_process(&mut self, index: usize) -> Result<(), S::Error> {
+        self.processes[index].read_cpu_clock();
         let mut at = 0;
         while at < self.processes[index].threads.len() {
             if self.tick_thread(index, at)? {

@@ -149,7 +149,7 @@ fn keep<S: SampleSink>(
 
 /// What a sleeper waits for, in words, as far as its system call's arguments tell.
 fn describe(pid: Pid, waiting: Waiting) -> String {
-    let name = crate::report::syscall_name(waiting.number);
+    let name = crate::symbols::syscall_name(waiting.number);
     let first = waiting.arguments[0];
     match name.as_str() {
         "futex" => format!("futex {first:#x}"),

@@ -1,9 +1,7 @@
 //! Names for frames that are not machine code, or whose machine code has no name.
 
-use syscalls::x86_64::Sysno;
-
 use crate::profile::{End, FrameKey, FrameKind, ModuleInfo, ResolvedFrame};
-use crate::symbols::{Symbol, module_name};
+use crate::symbols::{Symbol, module_name, syscall_name};
 
 /// The frame for `key` where that is no machine code.
 pub(super) fn special_frame(key: FrameKey) -> Option<ResolvedFrame> {
@@ -67,14 +65,6 @@ fn without_source(function: String, module: Option<&str>, kind: FrameKind) -> Re
         inlined: false,
         kind,
     }
-}
-
-/// The name of an x86_64 system call, or its number.
-pub fn syscall_name(number: u32) -> String {
-    usize::try_from(number)
-        .ok()
-        .and_then(Sysno::new)
-        .map_or_else(|| number.to_string(), |call| call.name().to_owned())
 }
 
 #[cfg(test)]

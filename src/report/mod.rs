@@ -4,5 +4,4 @@ mod frame_names;
 mod resolve;
 mod unnamed;
 
-pub use frame_names::syscall_name;
 pub use resolve::resolve;

@@ -12,6 +12,7 @@ mod files;
 mod mini_debug_info;
 mod symbol_table;
 mod symbolizer;
+mod syscall;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ pub use demangle::demangle;
 pub use files::SymbolPaths;
 pub(crate) use files::module_name;
 pub use symbolizer::FileSymbolizer;
+pub use syscall::syscall_name;
 
 use crate::profile::ModuleInfo;
 
