@@ -92,6 +92,7 @@ fn reason_words(reason: Missed) -> &'static str {
         Missed::Denied => "denied by the kernel",
         Missed::Unreadable => "with unreadable memory or registers",
         Missed::Torn => "of threads that ran on each time they were read",
+        Missed::LeftAlone => "of threads that woke up after long sleep",
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Missed {
     Unreadable,
     /// The thread ran on each time it was read asleep.
     Torn,
+    /// The thread had slept for long, was left alone for a while, and woke up meanwhile.
+    LeftAlone,
 }
 
 /// How long threads stood still, per stop.

@@ -79,10 +79,10 @@ impl Costs {
         self.count_end(End::from(end), 1);
     }
 
-    /// A thread provably had not run: its last stack, which ended in `end`, holds.
-    pub fn reused(&mut self, end: End) {
-        self.reused += 1;
-        self.count_end(end, 1);
+    /// A thread provably had not run for `ticks`: its last stack, which ended in `end`, holds.
+    pub fn reused(&mut self, end: End, ticks: u32) {
+        self.reused += u64::from(ticks);
+        self.count_end(end, u64::from(ticks));
     }
 
     fn count_end(&mut self, end: End, samples: u64) {
@@ -191,7 +191,7 @@ mod tests {
         costs.walked(StackEnd::Root);
         costs.read_asleep();
         costs.walked(StackEnd::DepthLimit);
-        costs.reused(End::Complete);
+        costs.reused(End::Complete, 1);
         costs.missed(Missed::Torn, 1);
         costs.missed(Missed::Late, 0);
         let summary = costs.summary(2_000_000_000, 99.0, OwnUse::default());

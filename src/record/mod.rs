@@ -3,6 +3,7 @@
 //! [`SampleSink`]: crate::profile::SampleSink
 
 mod costs;
+mod habits;
 mod images;
 mod look;
 mod process;

@@ -27,6 +27,9 @@ use crate::profile::{
 const REFRESH_PAUSE_NS_MIN: u64 = 5_000_000;
 const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
 
+/// How much CPU time threads that are left alone may use before all of them are looked at, in nanoseconds.
+const UNEXPLAINED_NS_MAX: u64 = 1_000_000;
+
 /// What the kernel had accounted to threads when the recording began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Baseline {
@@ -61,6 +64,8 @@ pub(super) struct TargetProcess {
     cpu_ns_before: u64,
     /// The same when it was last read: once its parent has reaped it there is none.
     cpu_ns_read: u64,
+    /// How much of it no observation showed when threads that are left alone were last woken up for that, or less.
+    unexplained_ns: u64,
     /// CPU time turned into observations so far.
     pub observed_cpu_ns: u64,
     /// Threads have ended since their CPU time was last accounted for.
@@ -106,6 +111,7 @@ impl TargetProcess {
             stack_bytes_max,
             cpu_ns_before,
             cpu_ns_read: cpu_ns_before,
+            unexplained_ns: 0,
             observed_cpu_ns: 0,
             threads_ended: false,
             ended_threads: None,
@@ -183,10 +189,15 @@ impl TargetProcess {
     /// # Errors
     /// When `sink` could not keep one.
     pub(super) fn refresh_names<S: SampleSink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
-        for thread in &mut self.threads {
+        for thread in self
+            .threads
+            .iter_mut()
+            .filter(|thread| !thread.is_name_current)
+        {
             let Ok(name) = names::of_a_thread(self.pid, thread.tid) else {
                 continue;
             };
+            thread.is_name_current = true;
             if name != thread.name {
                 thread.id = sink.thread(&ThreadInfo {
                     process: self.id,
@@ -320,6 +331,19 @@ impl TargetProcess {
     pub(super) fn read_cpu_clock(&mut self) {
         if let Ok(used_ns) = cpu_ns(self.pid) {
             self.cpu_ns_read = used_ns;
+        }
+    }
+
+    /// Ends the rest of all threads that are left alone, if the process has used more CPU time than was seen: one of
+    /// them may have woken up. To be called after a tick.
+    pub(super) fn wake_resting(&mut self) {
+        let used_ns = self.cpu_ns_read.saturating_sub(self.cpu_ns_before);
+        let unexplained_ns = used_ns.saturating_sub(self.observed_cpu_ns);
+        if unexplained_ns > self.unexplained_ns + UNEXPLAINED_NS_MAX {
+            self.unexplained_ns = unexplained_ns;
+            self.threads.iter_mut().for_each(|thread| thread.rest.end());
+        } else {
+            self.unexplained_ns = self.unexplained_ns.min(unexplained_ns);
         }
     }
 

@@ -73,6 +73,8 @@ pub struct Recorder<'s, S: SampleSink> {
     began_ns: u64,
     flush_due_ns: u64,
     list_due_ns: u64,
+    /// When the current tick began.
+    tick_ns: u64,
     /// A thread was asked to stop and has not yet.
     is_waiting_for_stops: bool,
     /// `None` where signals cannot be held back.
@@ -105,6 +107,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             began_ns,
             flush_due_ns: began_ns + FLUSH_NS,
             list_due_ns: began_ns,
+            tick_ns: began_ns,
             is_waiting_for_stops: false,
             job_control: JobControl::hold_back().ok(),
             own_before: OwnUse::now(),
@@ -200,6 +203,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     /// Looks once at every thread.
     fn tick(&mut self) -> Result<(), S::Error> {
         self.costs.ticks += 1;
+        self.tick_ns = clock::monotonic_ns();
         self.looker.wake();
         self.find_threads()?;
         for index in 0..self.processes.len() {
@@ -232,6 +236,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 self.drop_thread(index, at)?;
             }
         }
+        self.processes[index].wake_resting();
         Ok(())
     }
 
@@ -244,6 +249,9 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             self.costs.missed(Missed::NotScheduled, 1);
             return Ok(true);
         }
+        if thread.rest.goes_on(self.tick_ns) {
+            return Ok(true);
+        }
         let sched = match thread.files.sched_stat() {
             Ok(sched) => sched,
             Err(ThreadReadError::Gone) => return Ok(false),
@@ -252,10 +260,12 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 return Ok(true);
             }
         };
-        if let Some(end) = thread.holds_still(clock::monotonic_ns(), sched) {
-            self.costs.reused(end);
+        if let Some((end, ticks)) = thread.holds_still(self.tick_ns, sched) {
+            self.costs.reused(end, ticks);
             return Ok(true);
         }
+        let left_alone = thread.rest.in_vain();
+        self.costs.missed(Missed::LeftAlone, left_alone.into());
         match self.looker.look(view, thread, sched, &mut self.costs) {
             Ok(seen) if seen.was_waiting_for_cpu => {
                 self.costs.missed(Missed::NotScheduled, 1);
@@ -409,13 +419,20 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let no_stack = self.sink.stack(&[FrameKey::NoStack], End::Partial)?;
         for at in 0..self.processes[index].threads.len() {
             let thread = &mut self.processes[index].threads[at];
-            let held = thread.take_held();
             let now_ns = clock::monotonic_ns();
-            let rest = thread
-                .files
-                .sched_stat()
-                .ok()
-                .and_then(|sched| thread.unobserved(now_ns, sched, no_stack));
+            let sched = thread.files.sched_stat().ok();
+            // One that was left alone has slept until now, or at least nobody has seen that it did not.
+            if thread.rest.goes_on(now_ns) {
+                let proof = sched.and_then(|sched| thread.holds_still(now_ns, sched));
+                match proof {
+                    Some((end, ticks)) => self.costs.reused(end, ticks),
+                    None => self
+                        .costs
+                        .missed(Missed::LeftAlone, thread.rest.in_vain().into()),
+                }
+            }
+            let held = thread.take_held();
+            let rest = sched.and_then(|sched| thread.unobserved(now_ns, sched, no_stack));
             for observation in held.into_iter().chain(rest) {
                 self.emit(index, observation)?;
             }

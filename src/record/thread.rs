@@ -1,12 +1,11 @@
 //! One thread of a target, between two looks at it.
 
-use std::time::Duration;
-
 use sampler_platforms::Tid;
 use sampler_platforms::linux::LateStop;
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::task::ThreadFiles;
 
+use super::habits::{Rest, SpinHabit};
 use super::stack_plan::StackPlan;
 use crate::profile::{End, Observation, StackId, ThreadId, ThreadState, Weights};
 
@@ -19,6 +18,8 @@ pub(super) struct Thread {
     pub id: ThreadId,
     /// Its name when it was last read.
     pub name: String,
+    /// It has not run since that was read, so it cannot have named itself.
+    pub is_name_current: bool,
     /// Its files in /proc, kept open.
     pub files: ThreadFiles,
     /// How much of its stack to copy.
@@ -30,42 +31,10 @@ pub(super) struct Thread {
     pub let_go_at: Option<SchedStat>,
     /// Whether to spin for its next stop.
     pub spin: SpinHabit,
+    /// Whether it is left alone, having slept for long.
+    pub rest: Rest,
     accounted: Accounted,
     last: Option<LastLook>,
-}
-
-/// Whether spinning for a thread's stop is worth it, learned from its last stops. A thread that waits for the very CPU
-/// that we are on stops only once we sleep.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SpinHabit {
-    /// Stops to come in which not to spin.
-    pass: u32,
-    /// How many those were after the last time that it was in vain.
-    passed: u32,
-}
-
-impl SpinHabit {
-    /// How long to spin for the next stop: `longest`, or not at all.
-    pub(super) fn next(&self, longest: Duration) -> Duration {
-        if self.pass == 0 {
-            longest
-        } else {
-            Duration::ZERO
-        }
-    }
-
-    /// The thread has, or has not, stopped while we spun as long as [`SpinHabit::next`] said.
-    pub(super) fn learn(&mut self, has_stopped: bool) {
-        const PASS_MAX: u32 = 32;
-        match (self.pass, has_stopped) {
-            (0, true) => self.passed = 0,
-            (0, false) => {
-                self.passed = (self.passed * 2).clamp(1, PASS_MAX);
-                self.pass = self.passed;
-            }
-            (_, _) => self.pass -= 1,
-        }
-    }
 }
 
 /// Up to where the kernel's accounts of a thread have been turned into observations.
@@ -84,6 +53,8 @@ struct LastLook {
     state: ThreadState,
     stack: StackId,
     end: End,
+    /// When that was.
+    seen_ns: u64,
     /// How often the thread had been switched in.
     timeslices: u64,
     /// Looks since then that proved it had not run, not yet observed.
@@ -146,11 +117,13 @@ impl Thread {
             tid,
             id,
             name,
+            is_name_current: false,
             files,
             plan,
             late: None,
             let_go_at: None,
             spin: SpinHabit::default(),
+            rest: Rest::default(),
             accounted,
             last: None,
         }
@@ -177,15 +150,17 @@ impl Thread {
 
     /// Whether it slept when it was last looked at and has not run since, so that its stack still holds; notes the
     /// look. The proof is the number of times it was switched in: CPU time alone is up to a tick stale.
-    pub(super) fn holds_still(&mut self, now_ns: u64, sched: SchedStat) -> Option<End> {
+    /// Says for how many ticks, this one and those in which it was left alone, and how its stack ended.
+    pub(super) fn holds_still(&mut self, now_ns: u64, sched: SchedStat) -> Option<(End, u32)> {
         let last = self.last.as_mut()?;
         let asleep = matches!(last.state, ThreadState::Blocked | ThreadState::Stopped);
         if !asleep || last.timeslices != sched.timeslices {
             return None;
         }
-        last.held_ticks = last.held_ticks.saturating_add(1);
+        let ticks = self.rest.proven(now_ns, last.seen_ns).saturating_add(1);
+        last.held_ticks = last.held_ticks.saturating_add(ticks);
         last.held = Accounted::new(now_ns, sched);
-        Some(last.end)
+        Some((last.end, ticks))
     }
 
     /// What is to be observed of the time in which the thread provably slept on.
@@ -223,10 +198,12 @@ impl Thread {
             weights: accounted.since(self.accounted),
         };
         self.accounted = accounted;
+        self.is_name_current = false;
         self.last = Some(LastLook {
             state,
             stack,
             end,
+            seen_ns: now_ns,
             timeslices: sched.timeslices,
             held_ticks: 0,
             held: accounted,
@@ -285,27 +262,6 @@ impl Thread {
     /// Stack ids given so far are void: the next look must be a real one.
     pub(super) fn forget_stack(&mut self) {
         self.last = None;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spinning_in_vain_becomes_rare_and_is_tried_again() {
-        const LONGEST: Duration = Duration::from_micros(100);
-        let spins = |habit: &mut SpinHabit, has_stopped: bool| -> u32 {
-            let stops = (0..1000).map(|_| {
-                let spins = habit.next(LONGEST) == LONGEST;
-                habit.learn(spins && has_stopped);
-                u32::from(spins)
-            });
-            stops.sum()
-        };
-        let mut habit = SpinHabit::default();
-        assert_eq!(spins(&mut habit, true), 1000);
-        assert!((25..40).contains(&spins(&mut habit, false)));
-        assert!(spins(&mut habit, true) > 960);
+        self.rest.end();
     }
 }

@@ -11,7 +11,7 @@ use crate::profile::{Missed, PauseNs, Summary};
 const MISSED_KEY: u8 = 128;
 
 /// The reasons, by key from [`MISSED_KEY`].
-const MISSED: [Missed; 7] = [
+const MISSED: [Missed; 8] = [
     Missed::Late,
     Missed::ThreadEnded,
     Missed::NotScheduled,
@@ -19,6 +19,7 @@ const MISSED: [Missed; 7] = [
     Missed::Denied,
     Missed::Unreadable,
     Missed::Torn,
+    Missed::LeftAlone,
 ];
 
 /// Values by key.
@@ -156,6 +157,7 @@ fn missed_key(reason: Missed) -> u8 {
             Missed::Denied => 4,
             Missed::Unreadable => 5,
             Missed::Torn => 6,
+            Missed::LeftAlone => 7,
         }
 }
 
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn every_value_has_a_key_of_its_own() {
         let mut from = [0; 256];
-        for (key, value) in (0..19).chain(128..135).zip(1000..) {
+        for (key, value) in (0..19).chain(128..136).zip(1000..) {
             from[key] = value;
         }
         assert_eq!(values(&summary(&from)), from);

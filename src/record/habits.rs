@@ -1,0 +1,142 @@
+//! What the last looks at a thread teach for the next ones.
+
+use std::time::Duration;
+
+/// Whether spinning for a thread's stop is worth it, learned from its last stops. A thread that waits for the very CPU
+/// that we are on stops only once we sleep.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SpinHabit {
+    /// Stops to come in which not to spin.
+    pass: u32,
+    /// How many those were after the last time that it was in vain.
+    passed: u32,
+}
+
+impl SpinHabit {
+    /// How long to spin for the next stop: `longest`, or not at all.
+    pub(super) fn next(&self, longest: Duration) -> Duration {
+        if self.pass == 0 {
+            longest
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// The thread has, or has not, stopped while we spun as long as [`SpinHabit::next`] said.
+    pub(super) fn learn(&mut self, has_stopped: bool) {
+        const PASS_MAX: u32 = 32;
+        match (self.pass, has_stopped) {
+            (0, true) => self.passed = 0,
+            (0, false) => {
+                self.passed = (self.passed * 2).clamp(1, PASS_MAX);
+                self.pass = self.passed;
+            }
+            (_, _) => self.pass -= 1,
+        }
+    }
+}
+
+/// How much of the time that a thread has slept it is left alone for next.
+const REST_PARTS: u64 = 16;
+
+/// How long that is at most, in nanoseconds.
+const REST_NS_MAX: u64 = 250_000_000;
+
+/// Leaving a thread alone that has slept for long: of a thousand threads most sleep, and to ask each of them a hundred
+/// times a second whether it has run costs more than all the rest.
+///
+/// Nothing is lost while it sleeps on: one proof that it has not run holds for all the ticks before. If it has, those
+/// ticks are missed; the process's CPU clock tells when that was for more than a moment (see `Recorder`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rest {
+    until_ns: u64,
+    passed_ticks: u32,
+}
+
+impl Rest {
+    /// Whether the thread is to be left alone at this tick; counts it if so.
+    pub(super) fn goes_on(&mut self, now_ns: u64) -> bool {
+        let rests = now_ns < self.until_ns;
+        self.passed_ticks = self.passed_ticks.saturating_add(u32::from(rests));
+        rests
+    }
+
+    /// The thread has not run since `asleep_since_ns`. Says how many ticks it was left alone for, and lets it rest again.
+    pub(super) fn proven(&mut self, now_ns: u64, asleep_since_ns: u64) -> u32 {
+        let asleep_ns = now_ns.saturating_sub(asleep_since_ns);
+        self.until_ns = now_ns + (asleep_ns / REST_PARTS).min(REST_NS_MAX);
+        std::mem::take(&mut self.passed_ticks)
+    }
+
+    /// The thread has run after all. Says how many ticks it was left alone for.
+    pub(super) fn in_vain(&mut self) -> u32 {
+        self.end();
+        std::mem::take(&mut self.passed_ticks)
+    }
+
+    /// The thread is looked at again at the next tick.
+    pub(super) fn end(&mut self) {
+        self.until_ns = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLISECOND: u64 = 1_000_000;
+
+    #[test]
+    fn spinning_in_vain_becomes_rare_and_is_tried_again() {
+        const LONGEST: Duration = Duration::from_micros(100);
+        let spins = |habit: &mut SpinHabit, has_stopped: bool| -> u32 {
+            let stops = (0..1000).map(|_| {
+                let spins = habit.next(LONGEST) == LONGEST;
+                habit.learn(spins && has_stopped);
+                u32::from(spins)
+            });
+            stops.sum()
+        };
+        let mut habit = SpinHabit::default();
+        assert_eq!(spins(&mut habit, true), 1000);
+        assert!((25..40).contains(&spins(&mut habit, false)));
+        assert!(spins(&mut habit, true) > 960);
+    }
+
+    #[test]
+    fn the_longer_a_thread_has_slept_the_longer_it_is_left_alone() {
+        let mut rest = Rest::default();
+        let mut checks = Vec::new();
+        for tick in 0..1000 {
+            let now_ns = tick * 10 * MILLISECOND;
+            if !rest.goes_on(now_ns) {
+                checks.push((tick, rest.proven(now_ns, 0)));
+            }
+        }
+        // Nothing is left out at first; later most is, but never more than a quarter of a second of it.
+        assert!(
+            checks
+                .iter()
+                .take(10)
+                .enumerate()
+                .all(|(at, check)| *check == (at as u64, 0))
+        );
+        assert!(checks.len() < 200, "{checks:?}");
+        assert!(checks.iter().all(|(_, passed)| *passed <= 25), "{checks:?}");
+        // Every tick is either a check or was passed, and known to have been slept through at the next check.
+        let passed = checks.iter().map(|(_, passed)| u64::from(*passed));
+        let (last, _) = checks.last().copied().unwrap_or_default();
+        assert_eq!(checks.len() as u64 + passed.sum::<u64>(), last + 1);
+    }
+
+    #[test]
+    fn a_rest_can_be_ended_at_once() {
+        let mut rest = Rest::default();
+        rest.proven(10_000 * MILLISECOND, 0);
+        assert!(rest.goes_on(10_001 * MILLISECOND));
+        rest.end();
+        assert!(!rest.goes_on(10_002 * MILLISECOND));
+        assert_eq!(rest.in_vain(), 1);
+        assert_eq!(rest.in_vain(), 0);
+    }
+}
