@@ -1,10 +1,10 @@
 //! How much slower a busy target runs while it is sampled: `cargo bench --bench overhead`.
 //!
-//! One target works throughout; with and without the sampler take turns, at 99 and at 1000 Hz, so that whatever else the
-//! machine does hits both alike. A turn is made of windows of 100 ms, and what is compared is the work done in a window,
-//! per second that passed. Other users of the machine only ever take work away, in some windows much and in some
-//! none: so beside the median the table has the best tenth of the windows with against the best tenth without, which
-//! is what the sampler itself costs. The time stood still is the sampler's own account of it.
+//! One target works throughout; with and without the sampler take turns, at 99 and at 1000 Hz, so that whatever else
+//! the machine does hits both alike. A turn is made of windows of 100 ms, and what is compared is the work done in a
+//! window, per second that passed. Other users of the machine only ever take work away, in some windows much and in
+//! some none: so beside the median the table has the best tenth of the windows with against the best tenth without,
+//! which is what the sampler itself costs. The time stood still is the sampler's own account of it.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::time::Duration;

@@ -143,8 +143,8 @@ impl ThreadTally {
 
     /// The time in which the thread neither ran nor waited to run.
     ///
-    /// A wait for a CPU that has not ended is in no account yet, and looks like sleep. It is accounted when it ends, with
-    /// more than has passed since: that much of later sleep is taken back.
+    /// A wait for a CPU that has not ended is in no account yet, and looks like sleep. It is accounted when it ends,
+    /// with more than has passed since: that much of later sleep is taken back.
     fn off_cpu_ns(&mut self, weights: Weights) -> u64 {
         let accounted = weights.cpu_ns.saturating_add(weights.run_queue_ns);
         let late = self.accounted_late_ns.saturating_add(accounted);

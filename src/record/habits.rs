@@ -61,7 +61,8 @@ impl Rest {
         rests
     }
 
-    /// The thread has not run since `asleep_since_ns`. Says how many ticks it was left alone for, and lets it rest again.
+    /// The thread has not run since `asleep_since_ns`. Says how many ticks it was left alone for, and lets it rest
+    /// again.
     pub(super) fn proven(&mut self, now_ns: u64, asleep_since_ns: u64) -> u32 {
         let asleep_ns = now_ns.saturating_sub(asleep_since_ns);
         self.until_ns = now_ns + (asleep_ns / REST_PARTS).min(REST_NS_MAX);

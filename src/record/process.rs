@@ -273,8 +273,8 @@ impl TargetProcess {
         Ok(true)
     }
 
-    /// Does so if a stack has shown that they may have changed, and says whether they had. Where they had not, the next time is put off further
-    /// and further.
+    /// Does so if a stack has shown that they may have changed, and says whether they had. Where they had not, the next
+    /// time is put off further and further.
     ///
     /// # Errors
     /// When `sink` could not keep what is new.

@@ -26,7 +26,8 @@ const STOP_WITHIN: Duration = Duration::from_millis(6);
 /// How long threads that have yet to stop are waited for at the end, in nanoseconds.
 const LATE_NS_MAX: u64 = 1_000_000_000;
 
-/// How long a sleep is at most, in nanoseconds: the end of a recording and its next flush are not put off by a low rate.
+/// How long a sleep is at most, in nanoseconds: the end of a recording and its next flush are not put off by a low
+/// rate.
 const SLEEP_NS_MAX: u64 = 100_000_000;
 
 /// CPU time of a thread that cannot be looked at is accounted for when there is so much of it, in nanoseconds.

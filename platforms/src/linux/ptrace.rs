@@ -89,8 +89,8 @@ pub(super) unsafe trait PlainRegisters {}
 /// that there is none yet. `__WALL` is always set, because before Linux 4.7 it is not implied for traced threads; so
 /// is `__WNOTHREAD`: what other threads of ours trace is theirs.
 ///
-/// A command of ours that has ended stays to be reaped by [`spawn::Launched::reap`]: only until then does the kernel tell
-/// what it used.
+/// A command of ours that has ended stays to be reaped by [`spawn::Launched::reap`]: only until then does the kernel
+/// tell what it used.
 ///
 /// libc's function and not nix's, which answers `EINVAL` for a stop by a real-time signal, and loses it.
 pub(super) fn wait(tid: Tid, flags: i32) -> Result<Option<StopKind>, Errno> {
@@ -135,7 +135,8 @@ fn peek(tid: Tid, flags: i32) -> Result<Option<StopKind>, Errno> {
 /// How the wait status of a stop begins; see `WIFSTOPPED` of wait(2).
 const STOPPED: i32 = 0x7f;
 
-/// A thread traced by the calling thread, or a child of it, that has stopped and not been waited for. It stays so: nothing is taken.
+/// A thread traced by the calling thread, or a child of it, that has stopped and not been waited for. It stays so:
+/// nothing is taken.
 ///
 /// `__WALL` and `__WNOTHREAD` are refused by waitid(2) before Linux 4.7; there only threads that lead a process are
 /// found, and also those of other threads of ours.

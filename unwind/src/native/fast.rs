@@ -5,8 +5,8 @@
 //! represents exactly; at the first other one the complete walk starts over.
 //!
 //! Off unless asked for. Warm, on a noisy virtual machine: 16 ns a frame against the complete walk's 20 in a recursion
-//! and 25 against 28 in a stack of 7, but 28 to 45 against 21 to 35 where it has to be given up; and it takes 100 us and
-//! its own copies of the module list for each process. It serves as a check on the complete walk's own rules.
+//! and 25 against 28 in a stack of 7, but 28 to 45 against 21 to 35 where it has to be given up; and it takes 100 us
+//! and its own copies of the module list for each process. It serves as a check on the complete walk's own rules.
 
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Unwinder as _};
