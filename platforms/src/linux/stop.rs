@@ -166,6 +166,7 @@ fn wait(
     within: Duration,
     spin: Duration,
 ) -> Result<Option<StopKind>, Errno> {
+    let spin = spin.min(within);
     while asked.elapsed() < spin {
         if let Some(kind) = ptrace::wait(tid, libc::WNOHANG)? {
             return Ok(Some(kind));

@@ -73,7 +73,7 @@ impl StoppedThread {
         self.tid
     }
 
-    /// How long it took to stop: until now, if this is asked first.
+    /// How long ago it was asked to stop. Asked first of all, that is how long it took to stop.
     pub fn since_asked(&self) -> Duration {
         self.asked.elapsed()
     }
