@@ -46,7 +46,7 @@ const REST_NS_MAX: u64 = 250_000_000;
 /// times a second whether it has run costs more than all the rest.
 ///
 /// Nothing is lost while it sleeps on: one proof that it has not run holds for all the ticks before. If it has, those
-/// ticks are missed; the process's CPU clock tells when that was for more than a moment (see `Recorder`).
+/// ticks are missed; [`Unexplained`] tells when that was for more than a moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rest {
     until_ns: u64,
@@ -69,7 +69,12 @@ impl Rest {
         std::mem::take(&mut self.passed_ticks)
     }
 
-    /// The thread has run after all. Says how many ticks it was left alone for.
+    /// Whether there are ticks at which it was left alone and of which it is not known what it did.
+    pub(super) fn is_unproven(&self) -> bool {
+        self.passed_ticks > 0
+    }
+
+    /// The thread has run after all, or has ended. Says how many ticks it was left alone for.
     pub(super) fn in_vain(&mut self) -> u32 {
         self.end();
         std::mem::take(&mut self.passed_ticks)
@@ -78,6 +83,30 @@ impl Rest {
     /// The thread is looked at again at the next tick.
     pub(super) fn end(&mut self) {
         self.until_ns = 0;
+    }
+}
+
+/// How much CPU time threads that are left alone may use before all of them are looked at, in nanoseconds.
+const UNEXPLAINED_NS_MAX: u64 = 1_000_000;
+
+/// CPU time that a process has used and that no look at its threads explains. If it grows, a thread that is left alone
+/// may have woken up; what has been there for longer is of threads that ended, or could not be looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unexplained {
+    /// How much there was when it last had grown, or less since.
+    known_ns: u64,
+}
+
+impl Unexplained {
+    /// There are `now_ns` of it after a tick. Says whether it has grown by more than a moment.
+    pub(super) fn has_grown(&mut self, now_ns: u64) -> bool {
+        let has_grown = now_ns > self.known_ns.saturating_add(UNEXPLAINED_NS_MAX);
+        self.known_ns = if has_grown {
+            now_ns
+        } else {
+            self.known_ns.min(now_ns)
+        };
+        has_grown
     }
 }
 
@@ -131,13 +160,30 @@ mod tests {
     }
 
     #[test]
+    fn time_that_nobody_explains_is_told_once() {
+        let mut unexplained = Unexplained::default();
+        assert!(!unexplained.has_grown(MILLISECOND));
+        // Slowly too: the least that there was counts, not the last.
+        assert!(!unexplained.has_grown(0));
+        assert!(!unexplained.has_grown(MILLISECOND / 2));
+        assert!(unexplained.has_grown(MILLISECOND + 1));
+        assert!(!unexplained.has_grown(2 * MILLISECOND));
+        assert!(unexplained.has_grown(2 * MILLISECOND + 2));
+        // Once it has been found whose it was, the next moment tells again.
+        assert!(!unexplained.has_grown(0));
+        assert!(unexplained.has_grown(MILLISECOND + 1));
+    }
+
+    #[test]
     fn a_rest_can_be_ended_at_once() {
         let mut rest = Rest::default();
         rest.proven(10_000 * MILLISECOND, 0);
         assert!(rest.goes_on(10_001 * MILLISECOND));
         rest.end();
         assert!(!rest.goes_on(10_002 * MILLISECOND));
+        assert!(rest.is_unproven());
         assert_eq!(rest.in_vain(), 1);
         assert_eq!(rest.in_vain(), 0);
+        assert!(!rest.is_unproven());
     }
 }

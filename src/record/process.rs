@@ -14,6 +14,7 @@ use sampler_platforms::linux::{self, ProcessMemory};
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::{Avma, Frame, MemoryReader, Modules, Stack};
 
+use super::habits::Unexplained;
 use super::images::Images;
 use super::look::ProcessView;
 use super::stack_plan::{StackMappings, StackPlan};
@@ -26,9 +27,6 @@ use crate::profile::{
 /// and when that has not helped time and again. In nanoseconds.
 const REFRESH_PAUSE_NS_MIN: u64 = 5_000_000;
 const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
-
-/// How much CPU time threads that are left alone may use before all of them are looked at, in nanoseconds.
-const UNEXPLAINED_NS_MAX: u64 = 1_000_000;
 
 /// What the kernel had accounted to threads when the recording began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +62,7 @@ pub(super) struct TargetProcess {
     cpu_ns_before: u64,
     /// The same when it was last read: once its parent has reaped it there is none.
     cpu_ns_read: u64,
-    /// How much of it no observation showed when threads that are left alone were last woken up for that, or less.
-    unexplained_ns: u64,
+    unexplained: Unexplained,
     /// CPU time turned into observations so far.
     pub observed_cpu_ns: u64,
     /// Threads have ended since their CPU time was last accounted for.
@@ -111,7 +108,7 @@ impl TargetProcess {
             stack_bytes_max,
             cpu_ns_before,
             cpu_ns_read: cpu_ns_before,
-            unexplained_ns: 0,
+            unexplained: Unexplained::default(),
             observed_cpu_ns: 0,
             threads_ended: false,
             ended_threads: None,
@@ -339,11 +336,8 @@ impl TargetProcess {
     pub(super) fn wake_resting(&mut self) {
         let used_ns = self.cpu_ns_read.saturating_sub(self.cpu_ns_before);
         let unexplained_ns = used_ns.saturating_sub(self.observed_cpu_ns);
-        if unexplained_ns > self.unexplained_ns + UNEXPLAINED_NS_MAX {
-            self.unexplained_ns = unexplained_ns;
+        if self.unexplained.has_grown(unexplained_ns) {
             self.threads.iter_mut().for_each(|thread| thread.rest.end());
-        } else {
-            self.unexplained_ns = self.unexplained_ns.min(unexplained_ns);
         }
     }
 

@@ -339,6 +339,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     fn drop_thread(&mut self, index: usize, at: usize) -> Result<(), S::Error> {
         let mut thread = self.processes[index].threads.swap_remove(at);
         self.processes[index].threads_ended = true;
+        let left_alone = thread.rest.in_vain();
+        self.costs.missed(Missed::LeftAlone, left_alone.into());
         match thread.take_held() {
             Some(held) => self.emit(index, held),
             None => Ok(()),
@@ -422,8 +424,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             let thread = &mut self.processes[index].threads[at];
             let now_ns = clock::monotonic_ns();
             let sched = thread.files.sched_stat().ok();
-            // One that was left alone has slept until now, or at least nobody has seen that it did not.
-            if thread.rest.goes_on(now_ns) {
+            // One that was left alone until now is asked a last time.
+            if thread.rest.is_unproven() {
                 let proof = sched.and_then(|sched| thread.holds_still(now_ns, sched));
                 match proof {
                     Some((end, ticks)) => self.costs.reused(end, ticks),
