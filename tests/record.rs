@@ -79,7 +79,7 @@ fn programs_linked_in_every_way_are_named_and_whole() {
 #[test]
 fn a_stripped_program_is_whole_and_honestly_unknown() {
     let sampler = sampler!();
-    let (report, _) = record(&sampler, "stripped", &["600"]);
+    let (report, _) = record(&sampler, "stripped", &["1500"]);
     report.expect_complete();
     report.expect_share("its own code", report.share_of_module("stripped"), 0.95);
     let unknown = report.cpu_share(|stack| {
@@ -93,7 +93,7 @@ fn a_stripped_program_is_whole_and_honestly_unknown() {
 #[test]
 fn ten_thousand_frames_are_walked_to_the_root() {
     let sampler = sampler!();
-    let (report, _) = record(&sampler, "recursion", &["600"]);
+    let (report, _) = record(&sampler, "recursion", &["1500"]);
     report.expect_complete();
     let deep = report.cpu_share(|stack| {
         let descents = stack
@@ -119,12 +119,12 @@ fn chains_of_calls_are_whole() {
     let cases: [(&str, &[&str], &[&str]); 6] = [
         (
             "omit_frame_pointer",
-            &["500"],
+            &["1500"],
             &["innermost", "third", "second", "outermost", "main"],
         ),
         (
             "signal_handler",
-            &["raise", "500"],
+            &["raise", "1500"],
             &[
                 "spins_in_handler",
                 "handler",
@@ -135,7 +135,7 @@ fn chains_of_calls_are_whole() {
         ),
         (
             "signal_handler",
-            &["altstack", "500"],
+            &["altstack", "1500"],
             &[
                 "spins_in_handler",
                 "handler",
@@ -146,7 +146,7 @@ fn chains_of_calls_are_whole() {
         ),
         (
             "signal_handler",
-            &["fault", "500"],
+            &["fault", "1500"],
             &[
                 "spins_in_handler",
                 "handler",
@@ -158,7 +158,7 @@ fn chains_of_calls_are_whole() {
         ),
         (
             "realign",
-            &["500"],
+            &["1500"],
             &[
                 "innermost",
                 "cfa_in_rbx",
@@ -169,7 +169,7 @@ fn chains_of_calls_are_whole() {
         ),
         (
             "plt",
-            &["500"],
+            &["1500"],
             &["callee_in_library", "calls_through_plt", "main"],
         ),
     ];
@@ -191,7 +191,7 @@ fn chains_of_calls_are_whole() {
 #[test]
 fn the_vdso_is_named_and_walked_through() {
     let sampler = sampler!();
-    let (report, _) = record(&sampler, "vdso", &["600"]);
+    let (report, _) = record(&sampler, "vdso", &["1500"]);
     report.expect_complete();
     report.expect_share("in the vDSO", report.share_of_module("[vdso]"), 0.3);
     report.expect_share("its caller", report.share_below("asks_for_the_time"), 0.95);
