@@ -7,21 +7,18 @@
 //! side: the thread itself stands still for a little less.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::ffi::c_void;
 use std::hint::black_box;
 use std::io;
 use std::process::{Child, Command};
-use std::ptr;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid as NixPid;
 use sampler_platforms::linux::{ProcessMemory, prepare_sampling_thread, stop};
 use sampler_platforms::{Pid, Tid};
+use sampler_tests_support::{STACK_BYTES, bare_cycle};
 use sampler_unwind::Avma;
 
-/// What is copied of the stack: more than 95 of 100 threads use.
-const STACK_BYTES: usize = 16 << 10;
 /// The part below the stack pointer that a leaf function may use (System V ABI for x86_64, 3.2.2).
 const RED_ZONE_BYTES: u64 = 128;
 /// Cycles of each kind per placement.
@@ -96,66 +93,6 @@ fn our_cycle(
     black_box(read.map_err(io::Error::other)?);
     repaired.map_err(io::Error::other)?;
     Ok(pause)
-}
-
-fn bare_cycle(pid: i32, stack: &mut [u8]) -> io::Result<Duration> {
-    let start = Instant::now();
-    request(libc::PTRACE_SEIZE, pid)?;
-    request(libc::PTRACE_INTERRUPT, pid)?;
-    wait(pid)?;
-    let sp = stack_pointer(pid)?;
-    read_stack(pid, sp.saturating_sub(RED_ZONE_BYTES), stack)?;
-    request(libc::PTRACE_DETACH, pid)?;
-    Ok(start.elapsed())
-}
-
-fn request(request: libc::c_uint, pid: i32) -> io::Result<()> {
-    let nothing = ptr::null_mut::<c_void>();
-    // SAFETY: none of the requests made here reads or writes memory of ours.
-    check(unsafe { libc::ptrace(request, pid, nothing, nothing) })
-}
-
-fn wait(pid: i32) -> io::Result<()> {
-    let mut status = 0;
-    // SAFETY: `status` is a place for the one number waitpid(2) writes.
-    let answer = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
-    check(answer.into())
-}
-
-fn stack_pointer(pid: i32) -> io::Result<u64> {
-    // SAFETY: it consists of integers, for which zero is a value.
-    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    let mut into = libc::iovec {
-        iov_base: (&raw mut registers).cast(),
-        iov_len: size_of_val(&registers),
-    };
-    let set = ptr::without_provenance_mut::<c_void>(libc::NT_PRSTATUS.unsigned_abs() as usize);
-    // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, which is a place for as many.
-    check(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, pid, set, &raw mut into) })?;
-    Ok(registers.rsp)
-}
-
-fn read_stack(pid: i32, at: u64, stack: &mut [u8]) -> io::Result<()> {
-    let local = libc::iovec {
-        iov_base: stack.as_mut_ptr().cast(),
-        iov_len: stack.len(),
-    };
-    let remote = libc::iovec {
-        iov_base: ptr::without_provenance_mut(usize::try_from(at).map_err(io::Error::other)?),
-        iov_len: stack.len(),
-    };
-    // SAFETY: the kernel writes at most `iov_len` bytes to `local.iov_base`, which is a place for as many; the other
-    // address is the target's.
-    let bytes =
-        unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
-    check(i64::try_from(bytes).map_err(io::Error::other)?)
-}
-
-fn check(answer: libc::c_long) -> io::Result<()> {
-    if answer < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// What was measured, sorted.

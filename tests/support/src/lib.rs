@@ -4,6 +4,7 @@
 //! A helper here panics with what went wrong: it is called by tests alone. Nothing sleeps for luck: a target says
 //! `ready`, a file is waited for through inotify, and whatever hangs is killed by a watchdog and fails its test.
 
+mod bare_cycle;
 mod fixture;
 mod need;
 mod report;
@@ -11,6 +12,7 @@ mod sampler;
 mod target;
 mod watchdog;
 
+pub use bare_cycle::{STACK_BYTES, bare_cycle};
 pub use fixture::{RECIPES, Recipe, Tool, fixture, fixtures_dir, repository};
 pub use need::{PACKAGES, need, need_root};
 pub use nix::sys::signal::Signal;
