@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::record::Share;
+
 use super::values::{
-    parse_duration, parse_percent, parse_pid, parse_pids, parse_rate, parse_stack_size,
+    parse_duration, parse_max_overhead, parse_pause, parse_percent, parse_pid, parse_pids,
+    parse_rate, parse_stack_size,
 };
 
 /// Shows where a running program spends its time
@@ -103,6 +106,25 @@ pub struct RecordArgs {
     #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = parse_stack_size, allow_hyphen_values = true)]
     pub stack_size: usize,
 
+    /// What recording may cost at most, in percent, or off
+    ///
+    /// In any second, no thread of the program stands still for more than this share of it, and sampler itself uses
+    /// no more than this share of the CPU time that the program uses, or of one CPU, whichever is more; the first
+    /// second, in which sampler finds out what the program is made of, is left out of the latter. Where --rate would
+    /// cost more, fewer samples are taken; CPU time is right all the same.
+    #[arg(
+        long, value_name = "PERCENT", default_value = "2", value_parser = MaxOverhead::parse,
+        allow_hyphen_values = true
+    )]
+    pub max_overhead: MaxOverhead,
+
+    /// How long a thread may stand still for one sample: 500us, 1ms
+    ///
+    /// What is not copied of its stack by then is left out, and the stack is marked as cut. Only stacks of many
+    /// megabytes (--stack-size) or with pages swapped out take so long.
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_pause, allow_hyphen_values = true)]
+    pub max_pause: Duration,
+
     /// Show neither progress nor a summary
     #[arg(short, long)]
     pub quiet: bool,
@@ -119,6 +141,17 @@ pub struct PidList(pub Vec<i32>);
 impl PidList {
     fn parse(words: &str) -> Result<Self, super::values::ValueError> {
         parse_pids(words).map(Self)
+    }
+}
+
+/// The value of `--max-overhead`: a type of its own, because clap takes an [`Option`] for an argument that may be
+/// missing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaxOverhead(pub Share);
+
+impl MaxOverhead {
+    fn parse(word: &str) -> Result<Self, super::values::ValueError> {
+        parse_max_overhead(word).map(Self)
     }
 }
 

@@ -16,7 +16,9 @@ use crate::demo::{FUNCTIONS, Truth, workload};
 use crate::export::table::TableOptions;
 use crate::export::{View, flamegraph, summary_words, table};
 use crate::profile::{FrameKind, ProfileBuilder, ResolvedProfile, Weight};
-use crate::record::{Baseline, Over, RecordSettings, Recorder, STACK_BYTES_MAX_DEFAULT};
+use crate::record::{
+    Baseline, Over, PAUSE_MAX_DEFAULT, RecordSettings, Recorder, STACK_BYTES_MAX_DEFAULT,
+};
 use crate::report::resolve;
 use crate::symbols::{FileSymbolizer, SymbolPaths};
 
@@ -76,6 +78,9 @@ pub fn run_workload(options: &DemoWorkloadOptions) -> anyhow::Result<()> {
 fn profile(pid: Pid) -> anyhow::Result<ResolvedProfile> {
     let mut sink = ProfileBuilder::new();
     let settings = RecordSettings {
+        // It is the demonstration's own threads that stand still, and the truth is what it shows.
+        max_overhead: None,
+        pause_max: PAUSE_MAX_DEFAULT,
         rate_hz: RATE_HZ,
         stack_bytes_max: STACK_BYTES_MAX_DEFAULT,
     };

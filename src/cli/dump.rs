@@ -223,9 +223,13 @@ fn state_of(thread: &ThreadSnapshot) -> &'static str {
             "waiting for a CPU; it did not get one in time to be looked at"
         }
         Err(Missed::Torn) => "running on each time it was read asleep",
-        Err(Missed::Late | Missed::ThreadEnded | Missed::Unreadable | Missed::LeftAlone) => {
-            "unreadable"
-        }
+        Err(
+            Missed::Late
+            | Missed::ThreadEnded
+            | Missed::Unreadable
+            | Missed::LeftAlone
+            | Missed::Budget,
+        ) => "unreadable",
     }
 }
 

@@ -11,6 +11,7 @@ use super::args::{
     Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, RecordArgs, ReportArgs, SymbolArgs, WeightArg,
 };
 use crate::profile::Weight;
+use crate::record::Share;
 use crate::symbols::{FileSymbolizer, SymbolPaths};
 
 /// The recording that is written and read when none is named.
@@ -46,6 +47,10 @@ pub struct RecordOptions {
     pub output: Output,
     /// How many bytes of a stack are copied at most.
     pub stack_bytes_max: usize,
+    /// The overhead promised, as a share above 0 and at most 1; `None` for no promise.
+    pub max_overhead: Share,
+    /// How long a thread may stand still for one sample.
+    pub pause_max: Duration,
     /// Whether to show neither progress nor a summary.
     pub quiet: bool,
 }
@@ -244,6 +249,8 @@ impl TryFrom<RecordArgs> for RecordOptions {
             duration: args.duration,
             output: args.output.into(),
             stack_bytes_max: args.stack_size,
+            max_overhead: args.max_overhead.0,
+            pause_max: args.max_pause,
             quiet: args.quiet,
         })
     }

@@ -42,6 +42,8 @@ fn a_recording_has_defaults() {
             duration: None,
             output: Output::File("sampler.data".into()),
             stack_bytes_max: 1 << 20,
+            max_overhead: Some(0.02),
+            pause_max: Duration::from_millis(1),
             quiet: false,
         }
     );

@@ -165,6 +165,8 @@ fn record(
     let settings = RecordSettings {
         rate_hz: options.rate_hz,
         stack_bytes_max: options.stack_bytes_max,
+        max_overhead: options.max_overhead,
+        pause_max: options.pause_max,
     };
     let progress = Progress::start(options.duration, options.quiet);
     let mut recorder = Recorder::new(settings, pids, baseline, &mut writer)?;

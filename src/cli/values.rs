@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::record::Share;
+
 /// Samples per second at most: beyond it a target would hardly run between two stops.
 pub const RATE_HZ_MAX: f64 = 10_000.0;
 /// No recording is longer than a year; clocks can be added to without overflow.
@@ -10,6 +12,11 @@ pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 pub const STACK_SIZE_MIN: usize = 4 << 10;
 /// More than that takes longer to copy than a thread should stand still.
 pub const STACK_SIZE_MAX: usize = 64 << 20;
+
+/// A thread cannot be looked at in less.
+pub const PAUSE_MIN: Duration = Duration::from_micros(10);
+/// Longer than that nobody wants a thread to stand still.
+pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A word that is not what its place on the command line asks for. clap puts the word and the option in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +42,14 @@ pub enum ValueError {
     /// Not a process.
     #[error("a process is given by its number, such as 4711")]
     Pid,
+    /// Not an overhead.
+    #[error(
+        "the most that recording may cost is a number of percent above 0 and at most 100, or off"
+    )]
+    MaxOverhead,
+    /// Not a pause.
+    #[error("a pause lasts from 10us to 1s")]
+    Pause,
     /// Not a share.
     #[error("a share is a number of percent from 0 to 100")]
     Percent,
@@ -53,13 +68,39 @@ pub fn parse_rate(word: &str) -> Result<f64, ValueError> {
     }
 }
 
-/// `10` and `2.5` are seconds; `500ms`, `30s`, `2m` and `1h` say their unit.
+/// The most that recording may cost: a share above 0 and at most 1, given in percent; `None` for `off`.
+///
+/// # Errors
+/// For anything else.
+pub fn parse_max_overhead(word: &str) -> Result<Share, ValueError> {
+    if word == "off" {
+        return Ok(None);
+    }
+    match parse_percent(word) {
+        Ok(percent) if percent > 0.0 => Ok(Some(percent / 100.0)),
+        Ok(_) | Err(_) => Err(ValueError::MaxOverhead),
+    }
+}
+
+/// How long a thread may stand still: a duration from [`PAUSE_MIN`] to [`PAUSE_MAX`].
+///
+/// # Errors
+/// For anything else.
+pub fn parse_pause(word: &str) -> Result<Duration, ValueError> {
+    match parse_duration(word) {
+        Ok(pause) if (PAUSE_MIN..=PAUSE_MAX).contains(&pause) => Ok(pause),
+        Ok(_) | Err(_) => Err(ValueError::Pause),
+    }
+}
+
+/// `10` and `2.5` are seconds; `20us`, `500ms`, `30s`, `2m` and `1h` say their unit.
 ///
 /// # Errors
 /// For anything else, for zero, and beyond [`DURATION_MAX`].
 pub fn parse_duration(word: &str) -> Result<Duration, ValueError> {
     let (number, unit) = split_unit(word);
     let seconds_per_unit = match unit {
+        "us" | "µs" => 1e-6,
         "ms" => 1e-3,
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
@@ -200,6 +241,31 @@ mod tests {
         assert_eq!(parse_rate("10000"), Ok(10_000.0));
         for wrong in ["0", "-1", "10001", "nan", "inf", "1e3", "", "99Hz"] {
             assert_eq!(parse_rate(wrong), Err(ValueError::Rate), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_recording_may_cost() {
+        assert_eq!(parse_max_overhead("off"), Ok(None));
+        assert_eq!(parse_max_overhead("2"), Ok(Some(0.02)));
+        assert_eq!(parse_max_overhead("0.5%"), Ok(Some(0.005)));
+        assert_eq!(parse_max_overhead("100"), Ok(Some(1.0)));
+        for wrong in ["0", "0.0", "-1", "101", "nan", "inf", "none", ""] {
+            assert_eq!(
+                parse_max_overhead(wrong),
+                Err(ValueError::MaxOverhead),
+                "{wrong}"
+            );
+        }
+        assert_eq!(parse_pause("20us"), Ok(Duration::from_micros(20)));
+        assert_eq!(parse_pause("1ms"), Ok(Duration::from_millis(1)));
+        for wrong in ["0", "5us", "2s", "-1ms", "1", "fast"] {
+            let expected = if wrong == "1" {
+                Ok(PAUSE_MAX)
+            } else {
+                Err(ValueError::Pause)
+            };
+            assert_eq!(parse_pause(wrong), expected, "{wrong}");
         }
     }
 

@@ -3,8 +3,8 @@
 use std::io;
 
 use crate::profile::{
-    End, FrameKind, Missed, PauseNs, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights,
-    Summary, WeightedStack,
+    End, FrameKind, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile, ResolvedThread,
+    StackWeights, Summary, WeightedStack,
 };
 
 /// What an export writes, as text.
@@ -146,6 +146,12 @@ pub(super) fn summary() -> Summary {
         rate_hz_achieved: 97.6,
         complete_ratio: 0.976,
         repaired_syscalls: 1,
+        overhead: Overhead {
+            promised: Some(0.02),
+            pause_max_ns: MS,
+            thread_stopped: 0.004_4,
+            sampler_cpu: 0.012,
+        },
     }
 }
 

@@ -22,7 +22,11 @@ pub fn write(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     if summary.stops > 0 {
         line(out, "paused", &paused(summary))?;
     }
-    line(out, "sampler", &sampler(summary))
+    line(out, "sampler", &sampler(summary))?;
+    if let Some(overhead) = overhead(summary) {
+        line(out, "overhead", &overhead)?;
+    }
+    Ok(())
 }
 
 fn line(out: &mut impl Write, label: &str, words: &str) -> io::Result<()> {
@@ -93,6 +97,7 @@ fn reason_words(reason: Missed) -> &'static str {
         Missed::Unreadable => "with unreadable memory or registers",
         Missed::Torn => "of threads that ran on each time they were read",
         Missed::LeftAlone => "of threads that woke up after long sleep",
+        Missed::Budget => "left out to keep the overhead low",
     }
 }
 
@@ -134,6 +139,25 @@ fn sampler(summary: &Summary) -> String {
         percent(summary.sampler_cpu_ns, summary.wall_ns),
         bytes(summary.sampler_peak_rss_bytes),
     )
+}
+
+/// What was promised beside what it came to; `None` when nothing was.
+fn overhead(summary: &Summary) -> Option<String> {
+    let spent = &summary.overhead;
+    let promised = spent.promised?;
+    let is_kept = spent.thread_stopped.max(spent.sampler_cpu) <= promised;
+    let mut words = format!(
+        "at most {} % promised, {}: in no second did a thread stand still for more than {:.2} % of it, nor the \
+         sampler use more than {:.2} %",
+        promised * 100.0,
+        if is_kept { "and kept" } else { "not kept" },
+        spent.thread_stopped * 100.0,
+        spent.sampler_cpu * 100.0,
+    );
+    if summary.missed.contains_key(&Missed::Budget) {
+        words += "; fewer samples were taken for that (--max-overhead allows more)";
+    }
+    Some(words)
 }
 
 #[cfg(test)]

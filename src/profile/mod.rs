@@ -25,4 +25,4 @@ pub use sink::{ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
 pub use stacks::{
     End, FrameId, FrameKey, ModuleId, NodeId, ProcessId, StackId, StackNode, StackTable, ThreadId,
 };
-pub use summary::{Missed, PauseNs, Summary};
+pub use summary::{Missed, Overhead, PauseNs, Summary};

@@ -24,6 +24,8 @@ pub enum Missed {
     Torn,
     /// The thread had slept for long, was left alone for a while, and woke up meanwhile.
     LeftAlone,
+    /// It would have cost more than was promised.
+    Budget,
 }
 
 /// How long threads stood still, per stop.
@@ -35,6 +37,20 @@ pub struct PauseNs {
     pub p99: u64,
     /// The longest.
     pub max: u64,
+}
+
+/// The overhead that was promised, and the most there was of it in any second; shares of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overhead {
+    /// What neither of the two shares below was to exceed; `None` when nothing was promised.
+    pub promised: Option<f64>,
+    /// How long a stop was to last at most, in nanoseconds.
+    pub pause_max_ns: u64,
+    /// The longest that a single thread stood still because of us within a second.
+    pub thread_stopped: f64,
+    /// The most CPU time that the sampler itself used within a second, of the CPU time that the target used in it or
+    /// of one CPU, whichever is more. Without the first second, in which it finds out what the target is made of.
+    pub sampler_cpu: f64,
 }
 
 /// What a recording holds and what it cost, so far. Its JSON form is part of `sampler report --format json`.
@@ -76,4 +92,6 @@ pub struct Summary {
     pub complete_ratio: f64,
     /// System calls of the target that a stop would have interrupted, and that were restarted.
     pub repaired_syscalls: u64,
+    /// What was promised, and whether it was kept.
+    pub overhead: Overhead,
 }

@@ -7,7 +7,8 @@ use hdrhistogram::Histogram;
 use sampler_platforms::linux;
 use sampler_unwind::StackEnd;
 
-use crate::profile::{End, Missed, PauseNs, Summary};
+use super::budget::SECOND_NS;
+use crate::profile::{End, Missed, Overhead, PauseNs, Summary};
 
 /// Pauses longer than this are counted as this long, in nanoseconds.
 const PAUSE_NS_MAX: u64 = 60_000_000_000;
@@ -28,6 +29,8 @@ pub struct Costs {
     repaired_syscalls: u64,
     target_stopped_ns: u64,
     pauses_ns: Histogram<u64>,
+    /// The longest that a thread stood still within a second.
+    worst_second_ns: u64,
     /// CPU time attributed to the target's threads.
     pub cpu_ns: u64,
 }
@@ -50,6 +53,7 @@ impl Default for Costs {
             repaired_syscalls: 0,
             target_stopped_ns: 0,
             pauses_ns,
+            worst_second_ns: 0,
             cpu_ns: 0,
         }
     }
@@ -62,6 +66,11 @@ impl Costs {
         self.stops += 1;
         self.target_stopped_ns = self.target_stopped_ns.saturating_add(ns);
         self.pauses_ns.saturating_record(ns.clamp(1, PAUSE_NS_MAX));
+    }
+
+    /// A thread stood still for `ns` altogether in the last second.
+    pub fn worst_second(&mut self, ns: u64) {
+        self.worst_second_ns = self.worst_second_ns.max(ns);
     }
 
     /// A sleeping thread was read.
@@ -145,6 +154,10 @@ impl Costs {
             rate_hz_achieved: ratio(self.ticks, elapsed_ns as f64 / 1e9),
             complete_ratio: ratio(self.complete, samples as f64),
             repaired_syscalls: self.repaired_syscalls,
+            overhead: Overhead {
+                thread_stopped: self.worst_second_ns as f64 / SECOND_NS as f64,
+                ..Overhead::default()
+            },
         }
     }
 }
@@ -167,11 +180,15 @@ impl OwnUse {
         }
     }
 
+    /// CPU time of this process until now, in nanoseconds.
+    pub fn cpu_ns_now() -> u64 {
+        u64::try_from(linux::process_cpu_time_self().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Of this process until now; zero where the kernel does not tell.
     pub fn now() -> Self {
-        let cpu_ns = u64::try_from(linux::process_cpu_time_self().as_nanos()).unwrap_or(u64::MAX);
         Self {
-            cpu_ns,
+            cpu_ns: Self::cpu_ns_now(),
             peak_rss_bytes: linux::peak_rss_self(),
         }
     }

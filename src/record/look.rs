@@ -11,14 +11,16 @@ use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState};
 use sampler_platforms::linux::proc::syscall::SyscallState;
 use sampler_platforms::linux::proc::task::ThreadReadError;
-use sampler_platforms::linux::{self, ProcessMemory, StopFailure, StoppedRegisters, StoppedThread};
+use sampler_platforms::linux::{
+    self, ProcessMemory, StopFailure, StoppedRegisters, StoppedThread, clock,
+};
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::{Arch, Avma, Modules, ReadError, Registers, Stack, Unwinder};
 
 use super::costs::Costs;
 use super::stack_copy::{StackCopy, WalkMemory};
 use super::stack_plan::{StackMappings, StackPlan};
-use super::thread::Thread;
+use super::thread::{Lateness, Thread};
 use crate::profile::{FrameKey, Missed, ThreadState};
 
 /// How long a stop is waited for at least: a thread that is on a CPU stops within some tens of microseconds.
@@ -29,6 +31,9 @@ const SPIN_MAX: Duration = Duration::from_micros(150);
 
 /// How long it takes us to notice that we are awake: the thread that we have put off its CPU waits since before that.
 const WAKING_MAX: Duration = Duration::from_micros(300);
+
+/// How long a thread may stand still for one sample by default.
+pub const PAUSE_MAX_DEFAULT: Duration = Duration::from_millis(1);
 
 /// How often a sleeping thread is read when it runs on while being read.
 const SLEEPER_TRIES: usize = 2;
@@ -86,6 +91,8 @@ pub(super) enum Unseen {
 #[derive(Debug)]
 pub(super) struct Looker {
     stop_within: Duration,
+    /// How long a thread may stand still while it is copied.
+    pause_max: Duration,
     /// How long a stop is spun for at most; nothing where there is one CPU only.
     spin_max: Duration,
     /// How long stops may still be waited for before the next [`Looker::wake`].
@@ -101,12 +108,13 @@ pub(super) struct Looker {
 }
 
 impl Looker {
-    /// At most `stack_bytes_max` bytes are copied of a thread; one that has not stopped `stop_within` some time after
+    /// At most `stack_bytes_max` bytes are copied of a thread, and no more than can be in `pause_max`; one that has not stopped `stop_within` some time after
     /// it was asked to is collected later, unseen. Threads are waited for no longer than that altogether from one wake
     /// to the next; after that each gets a moment only.
-    pub(super) fn new(stack_bytes_max: usize, stop_within: Duration) -> Self {
+    pub(super) fn new(stack_bytes_max: usize, pause_max: Duration, stop_within: Duration) -> Self {
         Self {
             stop_within,
+            pause_max,
             spin_max: match std::thread::available_parallelism() {
                 Ok(cpus) if cpus.get() > 1 => SPIN_MAX,
                 Ok(_) | Err(_) => Duration::ZERO,
@@ -160,7 +168,7 @@ impl Looker {
             if let Some(own) = own_stack(process, thread.tid, None) {
                 thread.plan.settle(own, process.stacks);
             }
-            self.copy_stack(process, &thread.plan, sp)
+            self.copy_stack(process, &thread.plan, sp, || true)
                 .map_err(unreadable)?;
             let after = thread.files.sched_stat().map_err(unseen)?;
             if after.timeslices == sched.timeslices {
@@ -189,18 +197,24 @@ impl Looker {
         let within_spin = matches!(&stopped, Ok(stopped) if stopped.since_asked() < spin);
         thread.spin.learn(within_spin);
         let stopped = stopped.map_err(|failure| not_stopped(failure, thread))?;
-        let looked = self.copy_stopped(process, thread, &stopped);
+        let stood_since = Instant::now();
+        let looked = self.copy_stopped(process, thread, &stopped, stood_since + self.pause_max);
         // A thread that was killed while it stood does not say for how long.
         let pause = stopped.detach().unwrap_or_else(|_| began.elapsed());
         self.awake_since = Instant::now();
-        costs.stopped(pause);
+        let sched = thread.files.sched_stat().unwrap_or(before);
+        let waited = Duration::from_nanos(sched.run_queue_ns.saturating_sub(before.run_queue_ns));
+        // Before it could stop it had to get a CPU; that it waited for one is not our doing.
+        let stood = pause
+            .saturating_sub(waited)
+            .max(self.awake_since.duration_since(stood_since));
+        costs.stopped(stood);
+        costs.worst_second(thread.pauses.stood(clock::monotonic_ns(), stood));
         let (registers, is_repaired) = looked?;
         if is_repaired {
             costs.repaired_syscall();
         }
-        let sched = thread.files.sched_stat().unwrap_or(before);
         thread.let_go_at = Some(sched);
-        let waited = Duration::from_nanos(sched.run_queue_ns.saturating_sub(before.run_queue_ns));
         self.walk(process, thread, registers.registers);
         // A thread that fell asleep under our hands was asleep when it was stopped.
         let (state, kernel) = match registers.syscall {
@@ -224,6 +238,7 @@ impl Looker {
         process: ProcessView<'_>,
         thread: &mut Thread,
         stopped: &StoppedThread,
+        until: Instant,
     ) -> Result<(StoppedRegisters, bool), Unseen> {
         let registers = stopped
             .registers()
@@ -234,7 +249,7 @@ impl Looker {
             thread.plan.settle(own, process.stacks);
         }
         let sp = registers.registers.sp().unwrap_or_default();
-        self.copy_stack(process, &thread.plan, sp)
+        self.copy_stack(process, &thread.plan, sp, || Instant::now() < until)
             .map_err(unreadable)?;
         Ok((registers, repaired.unwrap_or(false)))
     }
@@ -244,10 +259,11 @@ impl Looker {
         process: ProcessView<'_>,
         plan: &StackPlan,
         sp: Avma,
+        may_go_on: impl FnMut() -> bool,
     ) -> Result<(), ReadError> {
         let plan = plan.plan(sp, Arch::X86_64.red_zone_bytes, process.stacks);
-        self.copy
-            .fill(&plan, |regions| process.memory.read_regions(regions))
+        let read = |regions: [(Avma, &mut [u8]); 2]| process.memory.read_regions(regions);
+        self.copy.fill(&plan, read, may_go_on)
     }
 
     fn walk(&mut self, process: ProcessView<'_>, thread: &mut Thread, start: Registers) {
@@ -294,12 +310,27 @@ fn not_stopped(failure: StopFailure, thread: &mut Thread) -> Unseen {
     match failure {
         StopFailure::Gone { .. } | StopFailure::Exited { .. } => Unseen::Ended,
         StopFailure::Late(late) => {
-            thread.late = Some(late);
+            thread.will_stop(late, clock::monotonic_ns());
             Unseen::Missed(Missed::NotScheduled)
         }
         StopFailure::AlreadyTraced { .. } => Unseen::Missed(Missed::Traced),
         StopFailure::Denied { .. } => Unseen::Missed(Missed::Denied),
         StopFailure::Failed { .. } => Unseen::Missed(Missed::Unreadable),
+    }
+}
+
+/// Whether `thread` was asked to stop and has not yet. One that has by now is let go; whoever asks would have been
+/// woken by that, and has been awake since `awake_since_ns`.
+pub(super) fn is_late(thread: &mut Thread, awake_since_ns: u64, costs: &mut Costs) -> bool {
+    let now_ns = clock::monotonic_ns();
+    match thread.lateness(now_ns, awake_since_ns) {
+        Lateness::None => false,
+        Lateness::Waiting => true,
+        Lateness::Over(stood) => {
+            costs.stopped(stood);
+            costs.worst_second(thread.pauses.stood(now_ns, stood));
+            false
+        }
     }
 }
 

@@ -2,10 +2,13 @@
 //!
 //! [`SampleSink`]: crate::profile::SampleSink
 
+mod budget;
 mod costs;
 mod habits;
 mod images;
 mod look;
+mod meter;
+mod overhead;
 mod process;
 mod recorder;
 mod schedule;
@@ -14,7 +17,9 @@ mod stack_copy;
 mod stack_plan;
 mod thread;
 
+pub use budget::Share;
 pub use costs::Costs;
+pub use look::PAUSE_MAX_DEFAULT;
 pub use process::Baseline;
 pub use recorder::{Over, RecordSettings, Recorder};
 pub use snapshot::{Snapshot, ThreadLook, ThreadSnapshot, snapshot};

@@ -14,9 +14,11 @@ use sampler_platforms::linux::{self, ProcessMemory};
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::{Avma, Frame, MemoryReader, Modules, Stack};
 
+use super::budget::Share;
 use super::habits::Unexplained;
 use super::images::Images;
 use super::look::ProcessView;
+use super::overhead::Pauses;
 use super::stack_plan::{StackMappings, StackPlan};
 use super::thread::Thread;
 use crate::profile::{
@@ -58,6 +60,10 @@ pub(super) struct TargetProcess {
     refresh_due_ns: u64,
     refresh_pause_ns: u64,
     stack_bytes_max: usize,
+    /// How much of its time a thread may stand still because of us.
+    max_overhead: Share,
+    /// The thread that the next tick begins with: the last one had no time left for it.
+    pub go_on_at: usize,
     /// The process's CPU clock when the recording of it began.
     cpu_ns_before: u64,
     /// The same when it was last read: once its parent has reaped it there is none.
@@ -84,6 +90,7 @@ impl TargetProcess {
         pid: Pid,
         baseline: Baseline,
         stack_bytes_max: usize,
+        max_overhead: Share,
         sink: &mut S,
     ) -> Result<Self, S::Error> {
         let description = describe(pid);
@@ -106,6 +113,8 @@ impl TargetProcess {
             refresh_due_ns: 0,
             refresh_pause_ns: REFRESH_PAUSE_NS_MIN,
             stack_bytes_max,
+            max_overhead,
+            go_on_at: 0,
             cpu_ns_before,
             cpu_ns_read: cpu_ns_before,
             unexplained: Unexplained::default(),
@@ -176,8 +185,10 @@ impl TargetProcess {
             name: name.clone(),
         })?;
         let plan = StackPlan::new(self.stack_bytes_max);
-        self.threads
-            .push(Thread::new(tid, id, name, files, plan, now_ns, used));
+        let pauses = Pauses::new(self.max_overhead, now_ns);
+        self.threads.push(Thread::new(
+            tid, id, name, files, plan, pauses, now_ns, used,
+        ));
         Ok(())
     }
 
@@ -324,18 +335,23 @@ impl TargetProcess {
     }
 
     /// Reads the process's CPU clock, at every tick: when it has ended and somebody else's child it was, this is the
-    /// last that is known of threads that were never seen.
-    pub(super) fn read_cpu_clock(&mut self) {
-        if let Ok(used_ns) = cpu_ns(self.pid) {
-            self.cpu_ns_read = used_ns;
-        }
+    /// last that is known of threads that were never seen. Says how much it has used since the last reading.
+    pub(super) fn read_cpu_clock(&mut self) -> u64 {
+        let Ok(used_ns) = cpu_ns(self.pid) else {
+            return 0;
+        };
+        let before_ns = std::mem::replace(&mut self.cpu_ns_read, used_ns);
+        used_ns.saturating_sub(before_ns)
     }
 
     /// Ends the rest of all threads that are left alone, if the process has used more CPU time than was seen: one of
-    /// them may have woken up. To be called after a tick.
-    pub(super) fn wake_resting(&mut self) {
+    /// them may have woken up. To be called after a tick, with the CPU time that is known to be of threads that were
+    /// not looked at.
+    pub(super) fn wake_resting(&mut self, explained_ns: u64) {
         let used_ns = self.cpu_ns_read.saturating_sub(self.cpu_ns_before);
-        let unexplained_ns = used_ns.saturating_sub(self.observed_cpu_ns);
+        let unexplained_ns = used_ns
+            .saturating_sub(self.observed_cpu_ns)
+            .saturating_sub(explained_ns);
         if self.unexplained.has_grown(unexplained_ns) {
             self.threads.iter_mut().for_each(|thread| thread.rest.end());
         }

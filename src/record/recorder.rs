@@ -7,9 +7,11 @@ use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::task::ThreadReadError;
 use sampler_platforms::linux::{self, JobControl, StopWatch, clock};
 
+use super::budget::Share;
 use super::costs::{Costs, OwnUse};
 use super::images::Images;
-use super::look::{Looker, Seen, Unseen};
+use super::look::{Looker, Seen, Unseen, is_late};
+use super::overhead::{OwnCpu, Slice};
 use super::process::{Baseline, TargetProcess};
 use super::schedule::Schedule;
 use crate::profile::{
@@ -47,6 +49,11 @@ pub struct RecordSettings {
     pub rate_hz: f64,
     /// The most that is copied of one stack, in bytes.
     pub stack_bytes_max: usize,
+    /// The share of its time that a thread of the target may stand still because of us; and the CPU time that we may
+    /// use ourselves, as a share of what the target uses or of one CPU, whichever is more.
+    pub max_overhead: Share,
+    /// How long a thread may stand still for one sample.
+    pub pause_max: Duration,
 }
 
 /// Why a recording is over.
@@ -76,6 +83,16 @@ pub struct Recorder<'s, S: SampleSink> {
     list_due_ns: u64,
     /// When the current tick began.
     tick_ns: u64,
+    /// The process that the next tick begins with: the last one had no time left for it.
+    first: usize,
+    slice: Slice,
+    own_cpu: OwnCpu,
+    /// CPU time that the targets have used while they were recorded.
+    target_cpu_ns: u64,
+    /// CPU time, since their last observation, of threads that this tick does not look at.
+    passed_over_cpu_ns: u64,
+    /// Since when we have been awake.
+    awake_since_ns: u64,
     /// A thread was asked to stop and has not yet.
     is_waiting_for_stops: bool,
     /// `None` where signals cannot be held back.
@@ -96,8 +113,10 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         sink: &'s mut S,
     ) -> Result<Self, S::Error> {
         let began_ns = clock::monotonic_ns();
+        let own_before = OwnUse::now();
+        let max_overhead = settings.max_overhead;
         let mut recorder = Self {
-            looker: Looker::new(settings.stack_bytes_max, STOP_WITHIN),
+            looker: Looker::new(settings.stack_bytes_max, settings.pause_max, STOP_WITHIN),
             schedule: Schedule::new(settings.rate_hz, began_ns, fastrand::Rng::new()),
             settings,
             sink,
@@ -109,13 +128,20 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             flush_due_ns: began_ns + FLUSH_NS,
             list_due_ns: began_ns,
             tick_ns: began_ns,
+            first: 0,
+            slice: Slice::default(),
+            own_cpu: OwnCpu::new(max_overhead, began_ns, own_before.cpu_ns),
+            target_cpu_ns: 0,
+            passed_over_cpu_ns: 0,
+            awake_since_ns: began_ns,
             is_waiting_for_stops: false,
             job_control: JobControl::hold_back().ok(),
-            own_before: OwnUse::now(),
+            own_before,
         };
         for &pid in targets {
             let stack_bytes_max = recorder.settings.stack_bytes_max;
-            let mut process = TargetProcess::new(pid, baseline, stack_bytes_max, recorder.sink)?;
+            let mut process =
+                TargetProcess::new(pid, baseline, stack_bytes_max, max_overhead, recorder.sink)?;
             process.find_threads(began_ns, baseline, recorder.sink)?;
             process.refresh_mappings(&mut recorder.images, recorder.sink)?;
             recorder.processes.push(process);
@@ -145,14 +171,29 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             }
             if now_ns < self.schedule.due_ns() {
                 self.sleep();
+                self.awake_since_ns = clock::monotonic_ns();
                 self.keep_up()?;
                 continue; // something may have woken us early
+            }
+            let wait_ns = self.wait_for_budget(now_ns);
+            if wait_ns > 0 {
+                // Not longer: the target may come to use more CPU time.
+                let left_out = self.schedule.put_off(now_ns, wait_ns.min(SLEEP_NS_MAX));
+                self.costs.missed(Missed::Budget, left_out);
+                continue;
             }
             self.tick()?;
             self.keep_up()?;
             let left_out = self.schedule.advance(clock::monotonic_ns());
             self.costs.missed(Missed::Late, left_out);
         }
+    }
+
+    /// How long to wait until what the next tick costs us has been earned.
+    fn wait_for_budget(&mut self, now_ns: u64) -> u64 {
+        self.own_cpu
+            .read(now_ns, OwnUse::cpu_ns_now(), self.target_cpu_ns);
+        self.own_cpu.wait_ns()
     }
 
     /// Sleeps until the next tick is due; no longer than until a signal comes, a thread stops that was late, or it is
@@ -182,15 +223,14 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
 
     /// Lets go the threads that have stopped too late. Says whether there are some that have yet to stop.
     fn collect_late(&mut self) -> bool {
-        let threads = self
-            .processes
-            .iter_mut()
-            .flat_map(|process| process.split().1);
-        let late = threads
-            .map(|thread| usize::from(thread.is_late()))
-            .sum::<usize>();
+        let mut is_waiting = false;
+        for process in &mut self.processes {
+            for thread in &mut process.threads {
+                is_waiting |= is_late(thread, self.awake_since_ns, &mut self.costs);
+            }
+        }
         let strays = linux::release_strays();
-        self.is_waiting_for_stops = late > 0 || strays;
+        self.is_waiting_for_stops = is_waiting || strays;
         self.is_waiting_for_stops
     }
 
@@ -198,18 +238,34 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     pub fn summary(&self) -> Summary {
         let elapsed_ns = clock::monotonic_ns() - self.began_ns;
         let own = OwnUse::now().since(self.own_before);
-        self.costs.summary(elapsed_ns, self.settings.rate_hz, own)
+        let mut summary = self.costs.summary(elapsed_ns, self.settings.rate_hz, own);
+        summary.overhead.promised = self.settings.max_overhead;
+        summary.overhead.pause_max_ns = nanoseconds(self.settings.pause_max);
+        summary.overhead.sampler_cpu = self.own_cpu.most();
+        summary
     }
 
-    /// Looks once at every thread.
+    /// Looks once at every thread, or at as many as can be paid for: the next tick goes on with the others.
     fn tick(&mut self) -> Result<(), S::Error> {
         self.costs.ticks += 1;
         self.tick_ns = clock::monotonic_ns();
         self.looker.wake();
         self.find_threads()?;
-        for index in 0..self.processes.len() {
-            self.tick_process(index)?;
+        self.slice = Slice::new(self.own_cpu.slice_ns());
+        let count = self.processes.len();
+        for turn in 0..count {
+            let index = (self.first + turn) % count;
+            if !self.tick_process(index)? {
+                self.first = index;
+                let rest = (turn + 1..count).map(|turn| (index + turn) % count);
+                let left_out = rest
+                    .map(|index| self.processes[index].threads.len())
+                    .sum::<usize>();
+                self.costs.missed(Missed::Budget, left_out as u64);
+                return Ok(());
+            }
         }
+        self.first = 0;
         Ok(())
     }
 
@@ -227,18 +283,36 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         Ok(())
     }
 
-    fn tick_process(&mut self, index: usize) -> Result<(), S::Error> {
-        self.processes[index].read_cpu_clock();
-        let mut at = 0;
-        while at < self.processes[index].threads.len() {
+    /// Looks at the threads of one process; `false` if some of them were left to the next tick.
+    fn tick_process(&mut self, index: usize) -> Result<bool, S::Error> {
+        self.target_cpu_ns += self.processes[index].read_cpu_clock();
+        self.passed_over_cpu_ns = 0;
+        let mut left = self.processes[index].threads.len();
+        let mut at = std::mem::take(&mut self.processes[index].go_on_at);
+        while left > 0 {
+            if self.slice.is_over() {
+                self.processes[index].go_on_at = at;
+                self.costs.missed(Missed::Budget, left as u64);
+                return Ok(false);
+            }
+            if at >= self.processes[index].threads.len() {
+                at = 0;
+            }
+            // One that has taken the place of another that has ended may have had its turn.
+            let thread = &mut self.processes[index].threads[at];
+            if std::mem::replace(&mut thread.ticked, self.costs.ticks) == self.costs.ticks {
+                at += 1;
+                continue;
+            }
+            left -= 1;
             if self.tick_thread(index, at)? {
                 at += 1;
             } else {
                 self.drop_thread(index, at)?;
             }
         }
-        self.processes[index].wake_resting();
-        Ok(())
+        self.processes[index].wake_resting(self.passed_over_cpu_ns);
+        Ok(true)
     }
 
     /// Looks at one thread; `false` if it has ended.
@@ -246,7 +320,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let process = &mut self.processes[index];
         let (view, threads) = process.split();
         let thread = &mut threads[at];
-        if thread.is_late() {
+        if is_late(thread, self.awake_since_ns, &mut self.costs) {
             self.costs.missed(Missed::NotScheduled, 1);
             return Ok(true);
         }
@@ -267,6 +341,13 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         }
         let left_alone = thread.rest.in_vain();
         self.costs.missed(Missed::LeftAlone, left_alone.into());
+        // Whatever it does now: looked at only when it sleeps, it would seem to sleep more than it does.
+        if !thread.pauses.allow(self.tick_ns) {
+            self.passed_over_cpu_ns += thread.unobserved_cpu_ns(sched);
+            self.costs.missed(Missed::Budget, 1);
+            return Ok(true);
+        }
+        self.slice.used();
         match self.looker.look(view, thread, sched, &mut self.costs) {
             Ok(seen) if seen.was_waiting_for_cpu => {
                 self.costs.missed(Missed::NotScheduled, 1);
@@ -470,4 +551,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             },
         )
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -9,6 +9,8 @@ pub(super) struct Schedule {
     /// Where the tick would be due without jitter: the mean rate does not depend on the jitter.
     base_ns: u64,
     due_ns: u64,
+    /// Time that ticks were put off by, beyond whole ticks.
+    put_off_ns: u64,
     random: fastrand::Rng,
 }
 
@@ -19,6 +21,7 @@ impl Schedule {
             period_ns: period_ns(rate_hz),
             base_ns: now_ns,
             due_ns: now_ns,
+            put_off_ns: 0,
             random,
         }
     }
@@ -42,6 +45,19 @@ impl Schedule {
         let jittered = (self.base_ns - half / 2).saturating_add(self.random.u64(0..=half));
         self.due_ns = jittered.max(now_ns.saturating_add(self.period_ns / 4));
         behind
+    }
+
+    /// The tick that is due now has to wait for another `wait_ns`. Says how many ticks are left out by that.
+    pub(super) fn put_off(&mut self, now_ns: u64, wait_ns: u64) -> u64 {
+        let later_ns = now_ns.saturating_add(wait_ns);
+        self.put_off_ns = self
+            .put_off_ns
+            .saturating_add(later_ns.saturating_sub(self.base_ns));
+        self.base_ns = self.base_ns.max(later_ns);
+        self.due_ns = later_ns;
+        let left_out = self.put_off_ns / self.period_ns;
+        self.put_off_ns %= self.period_ns;
+        left_out
     }
 }
 
@@ -87,6 +103,25 @@ mod tests {
         assert_eq!(schedule.advance(1_000 + 35_000_000), 3);
         assert!(schedule.due_ns() > 1_000 + 35_000_000);
         assert!(schedule.due_ns() <= 1_000 + 45_000_000);
+    }
+
+    #[test]
+    fn ticks_that_are_put_off_are_counted_as_time_passes() {
+        let mut schedule = schedule(100.0);
+        let (mut now_ns, mut ticks, mut left_out) = (1_000, 0, 0);
+        while now_ns < 10_000_000_000 {
+            left_out += schedule.put_off(now_ns, 13_000_000);
+            now_ns = schedule.due_ns();
+            ticks += 1;
+            left_out += schedule.advance(now_ns);
+            now_ns = schedule.due_ns();
+        }
+        // At 100 Hz there would have been 1000; each gap is of 23 ms and some jitter.
+        assert!((400..470).contains(&ticks), "{ticks}");
+        assert!(
+            (970..=1_030).contains(&(ticks + left_out)),
+            "{ticks} + {left_out}"
+        );
     }
 
     proptest! {

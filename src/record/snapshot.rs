@@ -17,6 +17,9 @@ use crate::profile::{
 /// How long a stop may take to happen: until a thread gets a CPU on a busy machine.
 const STOP_WITHIN: Duration = Duration::from_millis(200);
 
+/// How long a thread may stand still: a dump looks once, and is to show everything.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
+
 /// How often a thread is looked at again after a look that found nothing.
 const TRIES: usize = 3;
 
@@ -62,10 +65,10 @@ pub fn snapshot<S: SampleSink>(
     sink: &mut S,
 ) -> Result<Snapshot, S::Error> {
     let began_ns = clock::monotonic_ns();
-    let mut process = TargetProcess::new(pid, Baseline::Now, stack_bytes_max, sink)?;
+    let mut process = TargetProcess::new(pid, Baseline::Now, stack_bytes_max, None, sink)?;
     process.find_threads(began_ns, Baseline::Now, sink)?;
     process.refresh_mappings(&mut Images::default(), sink)?;
-    let mut looker = Looker::new(stack_bytes_max, STOP_WITHIN);
+    let mut looker = Looker::new(stack_bytes_max, PAUSE_MAX, STOP_WITHIN);
     let mut costs = Costs::default();
     let mut threads = Vec::new();
     for at in 0..process.threads.len() {
@@ -106,12 +109,13 @@ fn look(
         let (view, threads) = process.split();
         let thread = &mut threads[at];
         let sched = thread.files.sched_stat().ok()?;
+        let asked_ns = clock::monotonic_ns();
         match looker.look(view, thread, sched, costs) {
             Ok(seen) => return Some(Ok(seen)),
             Err(Unseen::Ended) => return None,
             Err(Unseen::Missed(reason)) => missed = reason,
         }
-        if thread.is_late() {
+        if look::is_late(thread, asked_ns, costs) {
             break;
         }
     }

@@ -6,6 +6,9 @@ use sampler_unwind::{Avma, MemoryReader, Modules, ReadError, SliceMemory};
 
 use super::stack_plan::CopyPlan;
 
+/// How much is copied in one go, in bytes: almost all stacks, in some 12 µs.
+const PIECE_BYTES: usize = 128 << 10;
+
 /// One buffer, allocated once, that holds up to two copied regions.
 #[derive(Debug)]
 pub(super) struct StackCopy {
@@ -22,31 +25,64 @@ impl StackCopy {
         }
     }
 
-    /// Copies what `plan` asks for, as much as fits and is readable, in one call of `read`.
+    /// Copies what `plan` asks for, as much as fits and is readable: in one call of `read`, unless there is more than
+    /// [`PIECE_BYTES`] of it. Before each further piece `may_go_on` is asked; what is not copied is as if it were not
+    /// there.
     ///
     /// # Errors
     /// When nothing of the first region can be read.
     pub(super) fn fill(
         &mut self,
         plan: &CopyPlan,
-        read: impl FnOnce([(Avma, &mut [u8]); 2]) -> Result<[usize; 2], ReadError>,
+        mut read: impl FnMut([(Avma, &mut [u8]); 2]) -> Result<[usize; 2], ReadError>,
+        mut may_go_on: impl FnMut() -> bool,
     ) -> Result<(), ReadError> {
         let home = plan.home.unwrap_or_default();
         let home_bytes = home.bytes.min(self.buffer.len() / 2);
         let live_bytes = plan.live.bytes.min(self.buffer.len() - home_bytes);
         let (live_buffer, rest) = self.buffer.split_at_mut(live_bytes);
         self.regions = [(plan.live.start, 0..0), (home.start, 0..0)];
-        let [live, home_copied] = read([
-            (plan.live.start, live_buffer),
+        let (first, further) = live_buffer.split_at_mut(live_bytes.min(PIECE_BYTES));
+        let first_bytes = first.len();
+        let [mut live, home_copied] = read([
+            (plan.live.start, first),
             (home.start, &mut rest[..home_bytes]),
         ])?;
         if live == 0 {
             return Err(ReadError::Unmapped(plan.live.start));
         }
+        if live == first_bytes {
+            live += copy_further(plan.live.start, live, further, read, &mut may_go_on);
+        }
         self.regions[0].1 = 0..live.min(live_bytes);
         self.regions[1].1 = live_bytes..live_bytes + home_copied.min(home_bytes);
         Ok(())
     }
+}
+
+/// Copies what follows on the first `copied` bytes from `start`, piece by piece. Says how many bytes that was; what
+/// cannot be read ends it, as it would end a single read.
+fn copy_further(
+    start: Avma,
+    mut copied: usize,
+    buffer: &mut [u8],
+    mut read: impl FnMut([(Avma, &mut [u8]); 2]) -> Result<[usize; 2], ReadError>,
+    may_go_on: &mut impl FnMut() -> bool,
+) -> usize {
+    let mut further = 0;
+    for piece in buffer.chunks_mut(PIECE_BYTES) {
+        let Some(at) = start.checked_add(copied as u64).filter(|_| may_go_on()) else {
+            break;
+        };
+        let wanted = piece.len();
+        let got = read([(at, piece), (Avma(0), &mut [])]).map_or(0, |[got, _]| got.min(wanted));
+        further += got;
+        copied += got;
+        if got < wanted {
+            break;
+        }
+    }
+    further
 }
 
 impl MemoryReader for StackCopy {

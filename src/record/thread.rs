@@ -1,11 +1,14 @@
 //! One thread of a target, between two looks at it.
 
+use std::time::Duration;
+
 use sampler_platforms::Tid;
 use sampler_platforms::linux::LateStop;
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::task::ThreadFiles;
 
 use super::habits::{Rest, SpinHabit};
+use super::overhead::Pauses;
 use super::stack_plan::StackPlan;
 use crate::profile::{End, Observation, StackId, ThreadId, ThreadState, Weights};
 
@@ -25,7 +28,13 @@ pub(super) struct Thread {
     /// How much of its stack to copy.
     pub plan: StackPlan,
     /// A stop that was asked for and has not happened yet.
-    pub late: Option<LateStop>,
+    late: Option<LateStop>,
+    /// When it was last seen not to have, in nanoseconds.
+    late_polled_ns: u64,
+    /// How long it has stood still because of us, beside how long it may.
+    pub pauses: Pauses,
+    /// The last tick at which it was looked at, or left alone.
+    pub ticked: u64,
     /// The scheduler's accounts straight after we let it go last. Until it has a CPU again it looks as if it slept
     /// where we stopped it.
     pub let_go_at: Option<SchedStat>,
@@ -35,6 +44,17 @@ pub(super) struct Thread {
     pub rest: Rest,
     accounted: Accounted,
     last: Option<LastLook>,
+}
+
+/// Whether a stop that was asked for is still to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lateness {
+    /// None is.
+    None,
+    /// It is.
+    Waiting,
+    /// It has just been found to have come, and the thread runs again. It stood still for no longer than this.
+    Over(Duration),
 }
 
 /// Up to where the kernel's accounts of a thread have been turned into observations.
@@ -106,6 +126,7 @@ impl Thread {
         name: String,
         files: ThreadFiles,
         plan: StackPlan,
+        pauses: Pauses,
         now_ns: u64,
         used: SchedStat,
     ) -> Self {
@@ -121,6 +142,9 @@ impl Thread {
             files,
             plan,
             late: None,
+            late_polled_ns: 0,
+            pauses,
+            ticked: 0,
             let_go_at: None,
             spin: SpinHabit::default(),
             rest: Rest::default(),
@@ -129,17 +153,26 @@ impl Thread {
         }
     }
 
-    /// Whether it was asked to stop and has not yet. If it has by now, it is let go.
-    pub(super) fn is_late(&mut self) -> bool {
+    /// It was asked to stop and has not until `now_ns`.
+    pub(super) fn will_stop(&mut self, late: LateStop, now_ns: u64) {
+        self.late = Some(late);
+        self.late_polled_ns = now_ns;
+    }
+
+    /// Whether it was asked to stop and has not yet. If it has by now, it is let go. Whoever asks has been awake since
+    /// `awake_since_ns`, and would have been woken by the stop.
+    pub(super) fn lateness(&mut self, now_ns: u64, awake_since_ns: u64) -> Lateness {
         let Some(late) = &mut self.late else {
-            return false;
+            return Lateness::None;
         };
         if !late.poll() {
-            return true;
+            self.late_polled_ns = now_ns;
+            return Lateness::Waiting;
         }
+        let stood_since_ns = self.late_polled_ns.max(awake_since_ns);
         self.late = None;
         self.let_go_at = self.files.sched_stat().ok();
-        false
+        Lateness::Over(Duration::from_nanos(now_ns.saturating_sub(stood_since_ns)))
     }
 
     /// Whether it has had no CPU since we let it go.

@@ -5,13 +5,13 @@
 
 use postcard::{take_from_bytes, to_io};
 
-use crate::profile::{Missed, PauseNs, Summary};
+use crate::profile::{Missed, Overhead, PauseNs, Summary};
 
 /// The first key of the counts in [`Summary::missed`].
 const MISSED_KEY: u8 = 128;
 
 /// The reasons, by key from [`MISSED_KEY`].
-const MISSED: [Missed; 8] = [
+const MISSED: [Missed; 9] = [
     Missed::Late,
     Missed::ThreadEnded,
     Missed::NotScheduled,
@@ -20,6 +20,7 @@ const MISSED: [Missed; 8] = [
     Missed::Unreadable,
     Missed::Torn,
     Missed::LeftAlone,
+    Missed::Budget,
 ];
 
 /// Values by key.
@@ -85,6 +86,7 @@ fn values(summary: &Summary) -> Values {
         rate_hz_achieved,
         complete_ratio,
         repaired_syscalls,
+        overhead,
     } = summary;
     let mut values = [0; 256];
     let fixed = [
@@ -107,6 +109,11 @@ fn values(summary: &Summary) -> Values {
         rate_hz_achieved.to_bits(),
         complete_ratio.to_bits(),
         *repaired_syscalls,
+        // No promise is one of nothing: zero.
+        overhead.promised.unwrap_or(0.0).to_bits(),
+        overhead.pause_max_ns,
+        overhead.thread_stopped.to_bits(),
+        overhead.sampler_cpu.to_bits(),
     ];
     values[..fixed.len()].copy_from_slice(&fixed);
     for (&reason, &count) in missed {
@@ -144,6 +151,12 @@ fn summary(values: &Values) -> Summary {
         rate_hz_achieved: f64::from_bits(values[16]),
         complete_ratio: f64::from_bits(values[17]),
         repaired_syscalls: values[18],
+        overhead: Overhead {
+            promised: Some(f64::from_bits(values[19])).filter(|&share| share != 0.0),
+            pause_max_ns: values[20],
+            thread_stopped: f64::from_bits(values[21]),
+            sampler_cpu: f64::from_bits(values[22]),
+        },
     }
 }
 
@@ -158,6 +171,7 @@ fn missed_key(reason: Missed) -> u8 {
             Missed::Unreadable => 5,
             Missed::Torn => 6,
             Missed::LeftAlone => 7,
+            Missed::Budget => 8,
         }
 }
 
@@ -168,7 +182,7 @@ mod tests {
     #[test]
     fn every_value_has_a_key_of_its_own() {
         let mut from = [0; 256];
-        for (key, value) in (0..19).chain(128..136).zip(1000..) {
+        for (key, value) in (0..23).chain(128..137).zip(1000..) {
             from[key] = value;
         }
         assert_eq!(values(&summary(&from)), from);

@@ -40,6 +40,20 @@ pub struct Summary {
     pub rate_hz_requested: f64,
     pub rate_hz_achieved: f64,
     pub complete_ratio: f64,
+    pub overhead: Overhead,
+}
+
+/// What was promised, and the most of any second.
+#[derive(Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the keys are documented where they are written"
+)]
+pub struct Overhead {
+    pub promised: Option<f64>,
+    pub pause_max_ns: u64,
+    pub thread_stopped: f64,
+    pub sampler_cpu: f64,
 }
 
 /// How long threads stood still.

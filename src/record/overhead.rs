@@ -1,0 +1,175 @@
+//! What sampling costs the target's threads and the machine, beside what was promised.
+
+use std::time::Duration;
+
+use sampler_platforms::linux;
+
+use super::budget::{Budget, SECOND_NS, Share};
+use super::meter::Meter;
+
+/// A thread's time that it stood still because of us.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pauses {
+    budget: Budget,
+    meter: Meter,
+}
+
+impl Pauses {
+    /// Of a thread found at `now_ns`: at most `share` of its time.
+    pub(super) fn new(share: Share, now_ns: u64) -> Self {
+        Self {
+            budget: Budget::new(share, now_ns),
+            meter: Meter::default(),
+        }
+    }
+
+    /// Whether it may be stopped at `now_ns`.
+    pub(super) fn allow(&mut self, now_ns: u64) -> bool {
+        self.budget.earn_until(now_ns);
+        self.budget.wait_ns(1.0) == 0
+    }
+
+    /// It stood still until `now_ns`. Says for how long it has altogether in the last second, in nanoseconds.
+    pub(super) fn stood(&mut self, now_ns: u64, pause: Duration) -> u64 {
+        let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        self.budget.spend(now_ns, pause_ns);
+        self.meter.add(now_ns, pause_ns)
+    }
+}
+
+/// The sampler's own CPU time, as a share of the CPU time that the target uses or of one CPU, whichever is more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnCpu {
+    budget: Budget,
+    /// Finding out what the target is made of is not sampling: the promise holds from here on, in nanoseconds.
+    in_force_ns: u64,
+    /// What was known at the last reading.
+    at_ns: u64,
+    own_ns: u64,
+    target_ns: u64,
+    /// How much there was to take a share of when it was last read, by the time that had passed.
+    pace: f64,
+    spent: Meter,
+    income: Meter,
+    /// The highest share of any second.
+    most: f64,
+}
+
+impl OwnCpu {
+    /// At most `share` of it, from one second after `now_ns` on; `own_ns` is what we have used until now.
+    pub(super) fn new(share: Share, now_ns: u64, own_ns: u64) -> Self {
+        let in_force_ns = now_ns.saturating_add(SECOND_NS);
+        Self {
+            budget: Budget::new(share, in_force_ns),
+            in_force_ns,
+            at_ns: now_ns,
+            own_ns,
+            target_ns: 0,
+            pace: 1.0,
+            spent: Meter::default(),
+            income: Meter::default(),
+            most: 0.0,
+        }
+    }
+
+    /// At `now_ns` we have used `own_ns`, and the target `target_ns` since the recording began.
+    pub(super) fn read(&mut self, now_ns: u64, own_ns: u64, target_ns: u64) {
+        let passed_ns = now_ns.saturating_sub(self.at_ns);
+        let cost_ns = own_ns.saturating_sub(self.own_ns);
+        let income_ns = target_ns.saturating_sub(self.target_ns).max(passed_ns);
+        (self.at_ns, self.own_ns) = (now_ns, own_ns);
+        self.target_ns = self.target_ns.max(target_ns);
+        if now_ns < self.in_force_ns {
+            return;
+        }
+        self.budget.earn(now_ns, income_ns);
+        self.budget.spend(now_ns, cost_ns);
+        self.pace = ratio(income_ns, passed_ns).max(1.0);
+        let spent_ns = self.spent.add(now_ns, cost_ns);
+        let income_ns = self.income.add(now_ns, income_ns).max(SECOND_NS);
+        self.most = self.most.max(ratio(spent_ns, income_ns));
+    }
+
+    /// How long to wait until another tick can be paid for, in nanoseconds.
+    pub(super) fn wait_ns(&self) -> u64 {
+        if self.at_ns < self.in_force_ns {
+            return 0;
+        }
+        self.budget.wait_ns(self.pace)
+    }
+
+    /// How much one tick may use before it leaves the rest of the threads to the next, in nanoseconds.
+    pub(super) fn slice_ns(&self) -> u64 {
+        if self.at_ns < self.in_force_ns {
+            return u64::MAX;
+        }
+        self.budget.slice_ns()
+    }
+
+    /// The highest share of any second, from the second one on.
+    pub(super) fn most(&self) -> f64 {
+        self.most
+    }
+}
+
+/// What one tick may use of the sampler's CPU time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slice {
+    /// The thread's CPU time at which it is over; `None` without an end.
+    ends: Option<Duration>,
+    /// Something was done since the clock was last read that takes longer than reading it.
+    is_used: bool,
+    /// How often it was asked since then.
+    asked: u32,
+}
+
+impl Default for Slice {
+    /// One without an end.
+    fn default() -> Self {
+        Self::new(u64::MAX)
+    }
+}
+
+impl Slice {
+    /// `slice_ns` from now on.
+    pub(super) fn new(slice_ns: u64) -> Self {
+        let ends = (slice_ns != u64::MAX)
+            .then(|| linux::thread_cpu_time_self() + Duration::from_nanos(slice_ns));
+        Self {
+            ends,
+            is_used: false,
+            asked: 0,
+        }
+    }
+
+    /// A thread was looked at.
+    pub(super) fn used(&mut self) {
+        self.is_used = true;
+    }
+
+    /// Whether it is used up.
+    pub(super) fn is_over(&mut self) -> bool {
+        /// Threads that are only asked whether they have run, between two readings of the clock.
+        const CHEAP_MAX: u32 = 64;
+        self.asked += 1;
+        if !self.is_used && self.asked < CHEAP_MAX {
+            return false;
+        }
+        (self.is_used, self.asked) = (false, 0);
+        self.ends
+            .is_some_and(|ends| linux::thread_cpu_time_self() >= ends)
+    }
+}
+
+/// `part` by `whole`; one where there is no whole.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "spans of time far below 2^52 ns"
+)]
+pub(super) fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        1.0
+    } else {
+        part as f64 / whole as f64
+    }
+}
