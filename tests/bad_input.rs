@@ -24,6 +24,15 @@ fn what_was_typed_makes_no_sense() {
         &["record", "-d", "0", "--", "true"],
         &["record", "-d", "10 parsecs", "--", "true"],
         &["record", "-d", "-1s", "--", "true"],
+        &["record", "-r", "1e9", "--", "true"],
+        &["record", "-r", "1000000000", "--", "true"],
+        &["record", "-d", "99999999999999999999h", "--", "true"],
+        &["record", "--max-overhead", "0", "--", "true"],
+        &["record", "--max-overhead", "-2", "--", "true"],
+        &["record", "--max-overhead", "100.1", "--", "true"],
+        &["record", "--max-overhead", "none", "--", "true"],
+        &["record", "--max-pause", "0", "--", "true"],
+        &["record", "--max-pause", "1h", "--", "true"],
         &["report", "-f", "no-such-format"],
         &["report", "--weight", "feathers"],
         &["dump"],
@@ -149,7 +158,17 @@ fn ones_own_process_needs_no_root() {
     let pid = target.pid_text();
     start_as_nobody(
         &sampler,
-        &["record", "-d", "500ms", "-r", "299", "-p", &pid],
+        &[
+            "record",
+            "-d",
+            "500ms",
+            "-r",
+            "299",
+            "--max-overhead",
+            "off",
+            "-p",
+            &pid,
+        ],
     )
     .wait()
     .expect_code(0);

@@ -23,6 +23,9 @@ use crate::recording::{BackgroundWriter, RecordingFile, RecordingInfo, Writer};
 /// How often threads are looked for that have yet to stop, after the last sample, in nanoseconds.
 const STRAYS_NS: u64 = 1_000_000;
 
+/// A budget that makes the next look wait for longer than this is too small to sample with.
+const TOO_LONG: Duration = Duration::from_secs(2);
+
 /// Less CPU time of a command's children than this is not worth a word.
 const CHILDREN_CPU_MIN: Duration = Duration::from_millis(100);
 
@@ -149,6 +152,13 @@ fn since_epoch_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+fn too_little(wait: Duration) -> String {
+    format!(
+        "sampler: --max-overhead allows too little to sample with: the next look is due in {:.0} s only",
+        wait.as_secs_f64()
+    )
+}
+
 /// A recording that is complete.
 #[derive(Debug)]
 struct Recorded {
@@ -169,10 +179,15 @@ fn record(
         pause_max: options.pause_max,
     };
     let progress = Progress::start(options.duration, options.quiet);
+    let mut is_warned = false;
     let mut recorder = Recorder::new(settings, pids, baseline, &mut writer)?;
     let over = recorder.run(|elapsed_ns, costs| {
         let elapsed = Duration::from_nanos(elapsed_ns);
         progress.update(costs.samples(), costs.ticks, elapsed);
+        if costs.longest_wait > TOO_LONG && !is_warned && !options.quiet {
+            is_warned = true;
+            progress.warn(&too_little(costs.longest_wait));
+        }
         if interrupts::requested() > 0 {
             Some(Over::Interrupted)
         } else if options.duration.is_some_and(|duration| elapsed >= duration) {

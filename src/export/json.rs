@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde::ser::{Serialize, Serializer};
 
 use crate::profile::{
-    End, FrameKind, Missed, PauseNs, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights,
-    Summary, WeightedStack,
+    End, FrameKind, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile, ResolvedThread,
+    StackWeights, Summary, WeightedStack,
 };
 
 /// Counts up when a key changes its meaning or goes; a new key is no new version.
@@ -63,6 +63,7 @@ struct SummaryKeys<'a> {
     rate_hz_requested: f64,
     rate_hz_achieved: f64,
     complete_ratio: f64,
+    overhead: Overhead,
 }
 
 impl<'a> From<&'a Summary> for SummaryKeys<'a> {
@@ -85,6 +86,7 @@ impl<'a> From<&'a Summary> for SummaryKeys<'a> {
             rate_hz_requested: summary.rate_hz_requested,
             rate_hz_achieved: summary.rate_hz_achieved,
             complete_ratio: summary.complete_ratio,
+            overhead: summary.overhead,
         }
     }
 }
@@ -281,6 +283,7 @@ mod tests {
             "rate_hz_requested",
             "rate_hz_achieved",
             "complete_ratio",
+            "overhead",
         ];
         promised.sort_unstable();
         assert_eq!(keys, promised);

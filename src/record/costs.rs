@@ -16,7 +16,7 @@ const PAUSE_NS_MAX: u64 = 60_000_000_000;
 /// Counters that are only ever added to; none of them allocates.
 #[derive(Debug)]
 pub struct Costs {
-    /// Ticks made.
+    /// Ticks made, but for those at which the budget allowed no look at all.
     pub ticks: u64,
     stops: u64,
     unstopped_reads: u64,
@@ -31,6 +31,8 @@ pub struct Costs {
     pauses_ns: Histogram<u64>,
     /// The longest that a thread stood still within a second.
     worst_second_ns: u64,
+    /// The longest that a tick had to wait until it could be paid for, as was foreseen.
+    pub longest_wait: Duration,
     /// CPU time attributed to the target's threads.
     pub cpu_ns: u64,
 }
@@ -54,12 +56,26 @@ impl Default for Costs {
             target_stopped_ns: 0,
             pauses_ns,
             worst_second_ns: 0,
+            longest_wait: Duration::ZERO,
             cpu_ns: 0,
         }
     }
 }
 
 impl Costs {
+    /// How many samples were taken until now, and how many were left out for the budget.
+    pub fn looks(&self) -> (u64, u64) {
+        let unpaid = self.missed.get(&Missed::Budget).copied();
+        (self.samples(), unpaid.unwrap_or(0))
+    }
+
+    /// A tick was made, before which there were these [`Costs::looks`].
+    pub fn tick_made(&mut self, before: (u64, u64)) {
+        let (samples, unpaid) = self.looks();
+        let is_idle = samples == before.0 && unpaid > before.1;
+        self.ticks += u64::from(!is_idle);
+    }
+
     /// A thread stood still for `pause`.
     pub fn stopped(&mut self, pause: Duration) {
         let ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
@@ -230,5 +246,20 @@ mod tests {
         assert!((summary.complete_ratio - 2.0 / 3.0).abs() < 1e-9);
         assert!((summary.rate_hz_achieved - 100.0).abs() < 1e-9);
         assert!(summary.pause_ns.max >= 40_000 && summary.pause_ns.p50 >= 39_900);
+    }
+
+    #[test]
+    fn a_tick_that_could_pay_for_nothing_is_none() {
+        let mut costs = Costs::default();
+        let mut tick = |look: fn(&mut Costs)| {
+            let before = costs.looks();
+            look(&mut costs);
+            costs.tick_made(before);
+            costs.ticks
+        };
+        assert_eq!(tick(|costs| costs.missed(Missed::Budget, 3)), 0);
+        assert_eq!(tick(|costs| costs.reused(End::Complete, 1)), 1);
+        assert_eq!(tick(|_nothing_to_look_at| {}), 2);
+        assert_eq!(tick(|costs| costs.missed(Missed::NotScheduled, 1)), 3);
     }
 }

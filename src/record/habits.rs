@@ -37,7 +37,7 @@ impl SpinHabit {
 }
 
 /// How much of the time that a thread has slept it is left alone for next.
-const REST_PARTS: u64 = 16;
+const REST_PARTS: u64 = 8;
 
 /// How long that is at most, in nanoseconds.
 const REST_NS_MAX: u64 = 250_000_000;
@@ -93,18 +93,20 @@ const UNEXPLAINED_NS_MAX: u64 = 1_000_000;
 /// may have woken up; what has been there for longer is of threads that ended, or could not be looked at.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Unexplained {
-    /// How much there was when it last had grown, or less since.
+    /// How much there was at most when it last had grown, or less since.
     known_ns: u64,
 }
 
 impl Unexplained {
-    /// There are `now_ns` of it after a tick. Says whether it has grown by more than a moment.
-    pub(super) fn has_grown(&mut self, now_ns: u64) -> bool {
-        let has_grown = now_ns > self.known_ns.saturating_add(UNEXPLAINED_NS_MAX);
+    /// There are at least `least_ns` of it after a tick, and `unsure_ns` more at most. Says whether it has grown by more
+    /// than a moment.
+    pub(super) fn has_grown(&mut self, least_ns: u64, unsure_ns: u64) -> bool {
+        let most_ns = least_ns.saturating_add(unsure_ns);
+        let has_grown = least_ns > self.known_ns.saturating_add(UNEXPLAINED_NS_MAX);
         self.known_ns = if has_grown {
-            now_ns
+            most_ns
         } else {
-            self.known_ns.min(now_ns)
+            self.known_ns.min(most_ns)
         };
         has_grown
     }
@@ -162,16 +164,25 @@ mod tests {
     #[test]
     fn time_that_nobody_explains_is_told_once() {
         let mut unexplained = Unexplained::default();
-        assert!(!unexplained.has_grown(MILLISECOND));
+        assert!(!unexplained.has_grown(MILLISECOND, 0));
         // Slowly too: the least that there was counts, not the last.
-        assert!(!unexplained.has_grown(0));
-        assert!(!unexplained.has_grown(MILLISECOND / 2));
-        assert!(unexplained.has_grown(MILLISECOND + 1));
-        assert!(!unexplained.has_grown(2 * MILLISECOND));
-        assert!(unexplained.has_grown(2 * MILLISECOND + 2));
+        assert!(!unexplained.has_grown(0, 0));
+        assert!(!unexplained.has_grown(MILLISECOND / 2, 0));
+        assert!(unexplained.has_grown(MILLISECOND + 1, 0));
+        assert!(!unexplained.has_grown(2 * MILLISECOND, 0));
+        assert!(unexplained.has_grown(2 * MILLISECOND + 2, 0));
         // Once it has been found whose it was, the next moment tells again.
-        assert!(!unexplained.has_grown(0));
-        assert!(unexplained.has_grown(MILLISECOND + 1));
+        assert!(!unexplained.has_grown(0, 0));
+        assert!(unexplained.has_grown(MILLISECOND + 1, 0));
+    }
+
+    #[test]
+    fn what_comes_and_goes_with_the_measurement_is_not_told() {
+        let mut unexplained = Unexplained::default();
+        assert!(unexplained.has_grown(5 * MILLISECOND, 0));
+        // The same five, of which a slow tick can only say that they are between none and six.
+        assert!(!unexplained.has_grown(0, 6 * MILLISECOND));
+        assert!(!unexplained.has_grown(5 * MILLISECOND, 0));
     }
 
     #[test]

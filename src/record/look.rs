@@ -190,13 +190,14 @@ impl Looker {
     ) -> Result<Seen, Unseen> {
         let awake_since = self.awake_since;
         let began = Instant::now();
+        let asked_ns = clock::monotonic_ns();
         let within = self.patience.max(PATIENCE_MIN);
         let spin = thread.spin.next(self.spin_max);
         let stopped = linux::stop(thread.tid, within, spin);
         self.patience = self.patience.saturating_sub(began.elapsed());
         let within_spin = matches!(&stopped, Ok(stopped) if stopped.since_asked() < spin);
         thread.spin.learn(within_spin);
-        let stopped = stopped.map_err(|failure| not_stopped(failure, thread))?;
+        let stopped = stopped.map_err(|failure| not_stopped(failure, thread, asked_ns, before))?;
         let stood_since = Instant::now();
         let looked = self.copy_stopped(process, thread, &stopped, stood_since + self.pause_max);
         // A thread that was killed while it stood does not say for how long.
@@ -306,11 +307,16 @@ fn asleep(pid: Pid, tid: Tid, state: SyscallState, sched: SchedStat) -> Seen {
 }
 
 /// Why a thread did not stop. One that may still do so is kept in `thread`.
-fn not_stopped(failure: StopFailure, thread: &mut Thread) -> Unseen {
+fn not_stopped(
+    failure: StopFailure,
+    thread: &mut Thread,
+    asked_ns: u64,
+    before: SchedStat,
+) -> Unseen {
     match failure {
         StopFailure::Gone { .. } | StopFailure::Exited { .. } => Unseen::Ended,
         StopFailure::Late(late) => {
-            thread.will_stop(late, clock::monotonic_ns());
+            thread.will_stop(late, asked_ns, before, clock::monotonic_ns());
             Unseen::Missed(Missed::NotScheduled)
         }
         StopFailure::AlreadyTraced { .. } => Unseen::Missed(Missed::Traced),

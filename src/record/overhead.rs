@@ -147,6 +147,11 @@ impl Slice {
         self.is_used = true;
     }
 
+    /// Whether a thread was looked at since [`Slice::is_over`] was asked last.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used
+    }
+
     /// Whether it is used up.
     pub(super) fn is_over(&mut self) -> bool {
         /// Threads that are only asked whether they have run, between two readings of the clock.

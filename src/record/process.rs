@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_platforms::linux::proc::maps::{self, Mapping};
@@ -10,7 +11,7 @@ use sampler_platforms::linux::proc::stat::{self, ProcState};
 use sampler_platforms::linux::proc::syscall::SyscallState;
 use sampler_platforms::linux::proc::task::{self, ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{self, names};
-use sampler_platforms::linux::{self, ProcessMemory};
+use sampler_platforms::linux::{self, ProcessMemory, clock};
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::{Avma, Frame, MemoryReader, Modules, Stack};
 
@@ -29,6 +30,9 @@ use crate::profile::{
 /// and when that has not helped time and again. In nanoseconds.
 const REFRESH_PAUSE_NS_MIN: u64 = 5_000_000;
 const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
+
+/// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
+const CLOCK_PARTS: u64 = 400;
 
 /// What the kernel had accounted to threads when the recording began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,12 @@ pub(super) struct TargetProcess {
     max_overhead: Share,
     /// The thread that the next tick begins with: the last one had no time left for it.
     pub go_on_at: usize,
+    /// How many threads it had when they were listed last.
+    listed: u64,
+    /// When the process's CPU clock is read next.
+    clock_due_ns: u64,
+    /// Whether it was read at this tick.
+    is_clock_fresh: bool,
     /// The process's CPU clock when the recording of it began.
     cpu_ns_before: u64,
     /// The same when it was last read: once its parent has reaped it there is none.
@@ -115,6 +125,9 @@ impl TargetProcess {
             stack_bytes_max,
             max_overhead,
             go_on_at: 0,
+            listed: 0,
+            clock_due_ns: 0,
+            is_clock_fresh: false,
             cpu_ns_before,
             cpu_ns_read: cpu_ns_before,
             unexplained: Unexplained::default(),
@@ -139,6 +152,22 @@ impl TargetProcess {
         (view, &mut self.threads)
     }
 
+    /// What it and its threads have used until now is not part of the recording: finding them has taken its time.
+    pub(super) fn begin_now(&mut self) {
+        self.read_cpu_clock();
+        self.cpu_ns_before = self.cpu_ns_read;
+        for thread in &mut self.threads {
+            if let Ok(used) = thread.files.sched_stat() {
+                thread.begin(clock::monotonic_ns(), used);
+            }
+        }
+    }
+
+    /// Whether the number of its threads is another than when they were listed last.
+    pub(super) fn has_other_threads(&self) -> bool {
+        task::count(self.pid).map_or(true, |count| count != self.listed)
+    }
+
     /// Lists the tasks and takes in those that are new. Threads that are gone drop out when they are next looked at.
     ///
     /// # Errors
@@ -152,6 +181,7 @@ impl TargetProcess {
         let Ok(tids) = task::list(self.pid) else {
             return Ok(()); // it has ended, which the looks will notice
         };
+        self.listed = tids.len() as u64;
         let known: FxHashMap<Tid, ()> =
             self.threads.iter().map(|thread| (thread.tid, ())).collect();
         for tid in tids.into_iter().filter(|tid| !known.contains_key(tid)) {
@@ -334,6 +364,20 @@ impl TargetProcess {
         }
     }
 
+    /// Reads the process's CPU clock, at every tick unless that takes long (the kernel adds up all threads): at most one
+    /// part in [`CLOCK_PARTS`] of the time goes into it. Says how much it has used since the last reading.
+    pub(super) fn read_cpu_clock_if_due(&mut self, now_ns: u64) -> u64 {
+        self.is_clock_fresh = now_ns >= self.clock_due_ns;
+        if !self.is_clock_fresh {
+            return 0;
+        }
+        let began = Instant::now();
+        let used_ns = self.read_cpu_clock();
+        let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.clock_due_ns = now_ns.saturating_add(took_ns.saturating_mul(CLOCK_PARTS));
+        used_ns
+    }
+
     /// Reads the process's CPU clock, at every tick: when it has ended and somebody else's child it was, this is the
     /// last that is known of threads that were never seen. Says how much it has used since the last reading.
     pub(super) fn read_cpu_clock(&mut self) -> u64 {
@@ -346,13 +390,16 @@ impl TargetProcess {
 
     /// Ends the rest of all threads that are left alone, if the process has used more CPU time than was seen: one of
     /// them may have woken up. To be called after a tick, with the CPU time that is known to be of threads that were
-    /// not looked at.
-    pub(super) fn wake_resting(&mut self, explained_ns: u64) {
+    /// not looked at, and what threads may have used at most between the reading of the clock and their look.
+    pub(super) fn wake_resting(&mut self, explained_ns: u64, unsure_ns: u64) {
+        if !self.is_clock_fresh {
+            return;
+        }
         let used_ns = self.cpu_ns_read.saturating_sub(self.cpu_ns_before);
         let unexplained_ns = used_ns
             .saturating_sub(self.observed_cpu_ns)
             .saturating_sub(explained_ns);
-        if self.unexplained.has_grown(unexplained_ns) {
+        if self.unexplained.has_grown(unexplained_ns, unsure_ns) {
             self.threads.iter_mut().for_each(|thread| thread.rest.end());
         }
     }

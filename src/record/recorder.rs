@@ -35,11 +35,11 @@ const SLEEP_NS_MAX: u64 = 100_000_000;
 /// CPU time of a thread that cannot be looked at is accounted for when there is so much of it, in nanoseconds.
 const UNSEEN_CPU_NS_MAX: u64 = 5_000_000;
 
-/// Tasks are listed so often that it takes no more than one part in this many of a CPU: at every tick where there are
-/// few, so that short-lived ones are found.
-const LIST_TASKS_PARTS: u64 = 100;
+/// Tasks are listed so often that it takes no more than one part in this many of a CPU: where there are few, at every
+/// tick at which their number has changed, so that short-lived ones are found.
+const LIST_TASKS_PARTS: u64 = 200;
 
-/// Tasks are listed at least so often, in nanoseconds.
+/// Tasks are listed at least so often, in nanoseconds: as many may have come as have gone.
 const LIST_TASKS_NS_MAX: u64 = 250_000_000;
 
 /// What to record and how.
@@ -80,8 +80,13 @@ pub struct Recorder<'s, S: SampleSink> {
     keys: Vec<FrameKey>,
     began_ns: u64,
     flush_due_ns: u64,
+    /// How many samples there were at the last flush.
+    flushed_samples: u64,
+    /// When all tasks are listed next, and until when none are.
     list_due_ns: u64,
-    /// When the current tick began.
+    list_pause_ns: u64,
+    /// Which tick this is, from one on, and when it began.
+    tick_number: u64,
     tick_ns: u64,
     /// The process that the next tick begins with: the last one had no time left for it.
     first: usize,
@@ -91,6 +96,8 @@ pub struct Recorder<'s, S: SampleSink> {
     target_cpu_ns: u64,
     /// CPU time, since their last observation, of threads that this tick does not look at.
     passed_over_cpu_ns: u64,
+    /// What threads may have used at most between the reading of their process's clock and their look.
+    unsure_cpu_ns: u64,
     /// Since when we have been awake.
     awake_since_ns: u64,
     /// A thread was asked to stop and has not yet.
@@ -126,13 +133,17 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             keys: Vec::new(),
             began_ns,
             flush_due_ns: began_ns + FLUSH_NS,
+            flushed_samples: 0,
             list_due_ns: began_ns,
+            list_pause_ns: began_ns,
+            tick_number: 0,
             tick_ns: began_ns,
             first: 0,
             slice: Slice::default(),
             own_cpu: OwnCpu::new(max_overhead, began_ns, own_before.cpu_ns),
             target_cpu_ns: 0,
             passed_over_cpu_ns: 0,
+            unsure_cpu_ns: 0,
             awake_since_ns: began_ns,
             is_waiting_for_stops: false,
             job_control: JobControl::hold_back().ok(),
@@ -145,6 +156,12 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             process.find_threads(began_ns, baseline, recorder.sink)?;
             process.refresh_mappings(&mut recorder.images, recorder.sink)?;
             recorder.processes.push(process);
+        }
+        if baseline == Baseline::Now {
+            recorder
+                .processes
+                .iter_mut()
+                .for_each(TargetProcess::begin_now);
         }
         Ok(recorder)
     }
@@ -165,7 +182,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 reason => reason,
             };
             // Whoever asks to end straight away still gets one look at everything.
-            if let Some(reason) = reason.filter(|_| self.costs.ticks > 0) {
+            if let Some(reason) = reason.filter(|_| self.tick_number > 0) {
                 self.finish()?;
                 return Ok(reason);
             }
@@ -177,12 +194,16 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             }
             let wait_ns = self.wait_for_budget(now_ns);
             if wait_ns > 0 {
+                let wait = Duration::from_nanos(wait_ns);
+                self.costs.longest_wait = self.costs.longest_wait.max(wait);
                 // Not longer: the target may come to use more CPU time.
                 let left_out = self.schedule.put_off(now_ns, wait_ns.min(SLEEP_NS_MAX));
                 self.costs.missed(Missed::Budget, left_out);
                 continue;
             }
+            let before = self.costs.looks();
             self.tick()?;
+            self.costs.tick_made(before);
             self.keep_up()?;
             let left_out = self.schedule.advance(clock::monotonic_ns());
             self.costs.missed(Missed::Late, left_out);
@@ -247,7 +268,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
 
     /// Looks once at every thread, or at as many as can be paid for: the next tick goes on with the others.
     fn tick(&mut self) -> Result<(), S::Error> {
-        self.costs.ticks += 1;
+        self.tick_number += 1;
         self.tick_ns = clock::monotonic_ns();
         self.looker.wake();
         self.find_threads()?;
@@ -272,21 +293,29 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     /// Takes in new threads, as often as it is worth.
     fn find_threads(&mut self) -> Result<(), S::Error> {
         let now_ns = clock::monotonic_ns();
-        if now_ns >= self.list_due_ns {
-            for process in &mut self.processes {
+        if now_ns < self.list_pause_ns {
+            return Ok(());
+        }
+        let is_due = now_ns >= self.list_due_ns;
+        for process in &mut self.processes {
+            if is_due || process.has_other_threads() {
                 process.find_threads(now_ns, Baseline::Zero, self.sink)?;
             }
-            let done_ns = clock::monotonic_ns();
-            let pause_ns = (done_ns - now_ns).saturating_mul(LIST_TASKS_PARTS);
-            self.list_due_ns = done_ns + pause_ns.min(LIST_TASKS_NS_MAX);
         }
+        let done_ns = clock::monotonic_ns();
+        if is_due {
+            self.list_due_ns = done_ns + LIST_TASKS_NS_MAX;
+        }
+        let pause_ns = (done_ns - now_ns).saturating_mul(LIST_TASKS_PARTS);
+        self.list_pause_ns = done_ns + pause_ns.min(LIST_TASKS_NS_MAX);
         Ok(())
     }
 
     /// Looks at the threads of one process; `false` if some of them were left to the next tick.
     fn tick_process(&mut self, index: usize) -> Result<bool, S::Error> {
-        self.target_cpu_ns += self.processes[index].read_cpu_clock();
-        self.passed_over_cpu_ns = 0;
+        self.target_cpu_ns += self.processes[index].read_cpu_clock_if_due(self.tick_ns);
+        let clock_ns = clock::monotonic_ns();
+        (self.passed_over_cpu_ns, self.unsure_cpu_ns) = (0, 0);
         let mut left = self.processes[index].threads.len();
         let mut at = std::mem::take(&mut self.processes[index].go_on_at);
         while left > 0 {
@@ -300,18 +329,21 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             }
             // One that has taken the place of another that has ended may have had its turn.
             let thread = &mut self.processes[index].threads[at];
-            if std::mem::replace(&mut thread.ticked, self.costs.ticks) == self.costs.ticks {
+            if std::mem::replace(&mut thread.ticked, self.tick_number) == self.tick_number {
                 at += 1;
                 continue;
             }
             left -= 1;
             if self.tick_thread(index, at)? {
+                if self.slice.is_used() {
+                    self.unsure_cpu_ns += clock::monotonic_ns() - clock_ns;
+                }
                 at += 1;
             } else {
                 self.drop_thread(index, at)?;
             }
         }
-        self.processes[index].wake_resting(self.passed_over_cpu_ns);
+        self.processes[index].wake_resting(self.passed_over_cpu_ns, self.unsure_cpu_ns);
         Ok(true)
     }
 
@@ -320,10 +352,6 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let process = &mut self.processes[index];
         let (view, threads) = process.split();
         let thread = &mut threads[at];
-        if is_late(thread, self.awake_since_ns, &mut self.costs) {
-            self.costs.missed(Missed::NotScheduled, 1);
-            return Ok(true);
-        }
         if thread.rest.goes_on(self.tick_ns) {
             return Ok(true);
         }
@@ -335,6 +363,10 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 return Ok(true);
             }
         };
+        if is_late(thread, self.awake_since_ns, &mut self.costs) {
+            self.pass_over(index, at, sched, Missed::NotScheduled);
+            return Ok(true);
+        }
         if let Some((end, ticks)) = thread.holds_still(self.tick_ns, sched) {
             self.costs.reused(end, ticks);
             return Ok(true);
@@ -343,20 +375,19 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         self.costs.missed(Missed::LeftAlone, left_alone.into());
         // Whatever it does now: looked at only when it sleeps, it would seem to sleep more than it does.
         if !thread.pauses.allow(self.tick_ns) {
-            self.passed_over_cpu_ns += thread.unobserved_cpu_ns(sched);
-            self.costs.missed(Missed::Budget, 1);
+            self.pass_over(index, at, sched, Missed::Budget);
             return Ok(true);
         }
         self.slice.used();
         match self.looker.look(view, thread, sched, &mut self.costs) {
             Ok(seen) if seen.was_waiting_for_cpu => {
-                self.costs.missed(Missed::NotScheduled, 1);
+                self.pass_over(index, at, seen.sched, Missed::NotScheduled);
                 self.account_unseen(index, at, seen.sched).map(|()| true)
             }
             Ok(seen) => self.observe(index, at, seen).map(|()| true),
             Err(Unseen::Missed(reason)) => {
                 self.is_waiting_for_stops |= reason == Missed::NotScheduled;
-                self.costs.missed(reason, 1);
+                self.pass_over(index, at, sched, reason);
                 self.account_unseen(index, at, sched).map(|()| true)
             }
             Err(Unseen::Ended) => {
@@ -364,6 +395,12 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 Ok(false)
             }
         }
+    }
+
+    /// A thread was not looked at, for `reason`.
+    fn pass_over(&mut self, index: usize, at: usize, sched: SchedStat, reason: Missed) {
+        self.costs.missed(reason, 1);
+        self.passed_over_cpu_ns += self.processes[index].threads[at].unobserved_cpu_ns(sched);
     }
 
     /// Accounts for the CPU time of a thread that could not be looked at, if it is much: should it end, nobody else
@@ -434,6 +471,10 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         self.drop_ended()?;
         if now_ns >= self.flush_due_ns {
             self.flush_due_ns = now_ns + FLUSH_NS;
+            if self.costs.samples() == self.flushed_samples {
+                return Ok(()); // nothing is new, and with a small budget a flush is not for nothing
+            }
+            self.flushed_samples = self.costs.samples();
             for process in &mut self.processes {
                 process.refresh_names(self.sink)?;
                 process.refresh_description(self.sink)?;

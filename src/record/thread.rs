@@ -28,9 +28,7 @@ pub(super) struct Thread {
     /// How much of its stack to copy.
     pub plan: StackPlan,
     /// A stop that was asked for and has not happened yet.
-    late: Option<LateStop>,
-    /// When it was last seen not to have, in nanoseconds.
-    late_polled_ns: u64,
+    late: Option<Late>,
     /// How long it has stood still because of us, beside how long it may.
     pub pauses: Pauses,
     /// The last tick at which it was looked at, or left alone.
@@ -55,6 +53,32 @@ pub(super) enum Lateness {
     Waiting,
     /// It has just been found to have come, and the thread runs again. It stood still for no longer than this.
     Over(Duration),
+}
+
+/// A stop that was asked for and has not happened yet.
+#[derive(Debug)]
+struct Late {
+    stop: LateStop,
+    asked_ns: u64,
+    /// How long it had waited for a CPU before that, altogether.
+    run_queue_ns: u64,
+    /// When it was last seen not to have stopped.
+    polled_ns: u64,
+}
+
+impl Late {
+    /// How long it stood still at most, let go at `now_ns` with these accounts: not before it was seen not to, not
+    /// while we slept, whom it would have woken, and not while it waited for a CPU to stop on.
+    fn stood_ns(&self, now_ns: u64, awake_since_ns: u64, after: Option<SchedStat>) -> u64 {
+        let seen_ns = now_ns.saturating_sub(self.polled_ns.max(awake_since_ns));
+        let waited_ns = after.map_or(0, |after| {
+            after.run_queue_ns.saturating_sub(self.run_queue_ns)
+        });
+        let scheduled_ns = now_ns
+            .saturating_sub(self.asked_ns)
+            .saturating_sub(waited_ns);
+        seen_ns.min(scheduled_ns)
+    }
 }
 
 /// Up to where the kernel's accounts of a thread have been turned into observations.
@@ -90,6 +114,14 @@ impl Accounted {
             cpu_ns: sched.cpu_ns,
             run_queue_ns: sched.run_queue_ns,
             is_observed: true,
+        }
+    }
+
+    /// What a thread begins with.
+    fn at_first(at_ns: u64, used: SchedStat) -> Self {
+        Self {
+            is_observed: false,
+            ..Self::new(at_ns, used)
         }
     }
 
@@ -130,10 +162,6 @@ impl Thread {
         now_ns: u64,
         used: SchedStat,
     ) -> Self {
-        let accounted = Accounted {
-            is_observed: false,
-            ..Accounted::new(now_ns, used)
-        };
         Self {
             tid,
             id,
@@ -142,21 +170,35 @@ impl Thread {
             files,
             plan,
             late: None,
-            late_polled_ns: 0,
             pauses,
             ticked: 0,
             let_go_at: None,
             spin: SpinHabit::default(),
             rest: Rest::default(),
-            accounted,
+            accounted: Accounted::at_first(now_ns, used),
             last: None,
         }
     }
 
-    /// It was asked to stop and has not until `now_ns`.
-    pub(super) fn will_stop(&mut self, late: LateStop, now_ns: u64) {
-        self.late = Some(late);
-        self.late_polled_ns = now_ns;
+    /// What it had used by `now_ns` is not part of the recording, nor is the time until then.
+    pub(super) fn begin(&mut self, now_ns: u64, used: SchedStat) {
+        self.accounted = Accounted::at_first(now_ns, used);
+    }
+
+    /// It was asked to stop at `asked_ns`, when its accounts were `before`, and has not until `now_ns`.
+    pub(super) fn will_stop(
+        &mut self,
+        stop: LateStop,
+        asked_ns: u64,
+        before: SchedStat,
+        now_ns: u64,
+    ) {
+        self.late = Some(Late {
+            stop,
+            asked_ns,
+            run_queue_ns: before.run_queue_ns,
+            polled_ns: now_ns,
+        });
     }
 
     /// Whether it was asked to stop and has not yet. If it has by now, it is let go. Whoever asks has been awake since
@@ -165,14 +207,14 @@ impl Thread {
         let Some(late) = &mut self.late else {
             return Lateness::None;
         };
-        if !late.poll() {
-            self.late_polled_ns = now_ns;
+        if !late.stop.poll() {
+            late.polled_ns = now_ns;
             return Lateness::Waiting;
         }
-        let stood_since_ns = self.late_polled_ns.max(awake_since_ns);
-        self.late = None;
         self.let_go_at = self.files.sched_stat().ok();
-        Lateness::Over(Duration::from_nanos(now_ns.saturating_sub(stood_since_ns)))
+        let stood_ns = late.stood_ns(now_ns, awake_since_ns, self.let_go_at);
+        self.late = None;
+        Lateness::Over(Duration::from_nanos(stood_ns))
     }
 
     /// Whether it has had no CPU since we let it go.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -27,6 +27,16 @@ pub fn list(pid: Pid) -> io::Result<Vec<Tid>> {
         })?));
     }
     Ok(tids)
+}
+
+/// How many threads `pid` has, without listing them: the kernel counts them as links of the directory besides its own
+/// two (proc_task_getattr() in fs/proc/base.c).
+///
+/// # Errors
+/// As for [`list`].
+pub fn count(pid: Pid) -> io::Result<u64> {
+    let links = fs::metadata(of_process(pid, "task"))?.nlink();
+    Ok(links.saturating_sub(2))
 }
 
 /// Descriptors that kept files leave for everything else.
