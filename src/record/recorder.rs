@@ -21,6 +21,9 @@ use crate::profile::{
 /// How often what was recorded is made safe, in nanoseconds; what a `kill -9` can lose.
 const FLUSH_NS: u64 = 1_000_000_000;
 
+/// How often processes are asked whether they have ended, in nanoseconds.
+const ASK_ENDED_NS: u64 = 100_000_000;
+
 /// How long a stop may take to happen before it is left to be collected later: a thread that we have put off its CPU
 /// by waking up there gets it back within a scheduler's slice.
 const STOP_WITHIN: Duration = Duration::from_millis(6);
@@ -80,6 +83,7 @@ pub struct Recorder<'s, S: SampleSink> {
     keys: Vec<FrameKey>,
     began_ns: u64,
     flush_due_ns: u64,
+    ended_due_ns: u64,
     /// How many samples there were at the last flush.
     flushed_samples: u64,
     /// When all tasks are listed next, and until when none are.
@@ -133,6 +137,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             keys: Vec::new(),
             began_ns,
             flush_due_ns: began_ns + FLUSH_NS,
+            ended_due_ns: began_ns + ASK_ENDED_NS,
             flushed_samples: 0,
             list_due_ns: began_ns,
             list_pause_ns: began_ns,
@@ -197,6 +202,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 let wait = Duration::from_nanos(wait_ns);
                 self.costs.longest_wait = self.costs.longest_wait.max(wait);
                 // Not longer: the target may come to use more CPU time.
+                self.keep_up()?;
                 let left_out = self.schedule.put_off(now_ns, wait_ns.min(SLEEP_NS_MAX));
                 self.costs.missed(Missed::Budget, left_out);
                 continue;
@@ -468,7 +474,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     /// Between ticks: ended processes, the flush.
     fn keep_up(&mut self) -> Result<(), S::Error> {
         let now_ns = clock::monotonic_ns();
-        self.drop_ended()?;
+        self.drop_ended(now_ns)?;
         if now_ns >= self.flush_due_ns {
             self.flush_due_ns = now_ns + FLUSH_NS;
             if self.costs.samples() == self.flushed_samples {
@@ -485,11 +491,17 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         Ok(())
     }
 
-    fn drop_ended(&mut self) -> Result<(), S::Error> {
+    /// Drops processes that have ended: those all of whose threads were found to have, and now and then also others,
+    /// whose threads are left alone or cannot be paid for.
+    fn drop_ended(&mut self, now_ns: u64) -> Result<(), S::Error> {
+        let is_due = now_ns >= self.ended_due_ns;
+        if is_due {
+            self.ended_due_ns = now_ns + ASK_ENDED_NS;
+        }
         let mut index = 0;
         while index < self.processes.len() {
             let process = &self.processes[index];
-            if process.threads.is_empty() && process.has_ended() {
+            if (is_due || process.threads.is_empty()) && process.has_ended() {
                 self.close_accounts(index)?;
                 self.processes.swap_remove(index);
             } else {
