@@ -61,6 +61,40 @@ fn record_long_enough(sampler: &Sampler, name: &str) -> (Report, Done) {
 }
 
 #[test]
+fn work_between_two_looks_is_not_lost() {
+    let sampler = sampler!();
+    // So rarely that the shorter work is hardly ever met.
+    for rate in ["49", "997"] {
+        let done = launch(&sampler, &["-r", rate], "bursts", &["5", "50"]).wait();
+        done.expect_code(0);
+        let report = sampler.report();
+        report.expect_cpu(rusage(&done));
+        for (thread, work) in [
+            ("bursts", "works_in_bursts"),
+            ("moments", "works_for_moments"),
+        ] {
+            let truth_ns = done.number_after(&format!("{thread}_us")) * 1000;
+            let of_thread = report.cpu_ns(|stack| stack.has(thread) || stack.has(work));
+            // Where it was never met at work, its time is shown where it sleeps: in the same function, one further out.
+            let allowed_ns = truth_ns / 10 + 8_000_000;
+            assert!(
+                of_thread.abs_diff(truth_ns) <= allowed_ns,
+                "{rate} Hz, {thread}: {of_thread} of {truth_ns} ns; the profile:\n{}",
+                report.heaviest()
+            );
+        }
+        // A burst is met by some looks, after long sleep too.
+        let truth_ns = done.number_after("bursts_us") * 1000;
+        let at_work_ns = report.cpu_ns(|stack| stack.has("works_in_bursts"));
+        assert!(
+            at_work_ns > truth_ns / 2,
+            "{rate} Hz: {at_work_ns} of {truth_ns} ns; the profile:\n{}",
+            report.heaviest()
+        );
+    }
+}
+
+#[test]
 fn shares_and_total_are_those_of_the_program() {
     let sampler = sampler!();
     let (report, done) = record_long_enough(&sampler, "shares");

@@ -130,6 +130,7 @@ pub const RECIPES: &[Recipe] = &[
         Tool::Gcc,
         "-fPIC -shared",
     ),
+    recipe("bursts", "bursts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("counts", "counts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("rt_signals", "rt_signals.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("stopped", "stopped.c", Tool::Gcc, "-O2 -g"),

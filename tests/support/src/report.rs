@@ -182,6 +182,12 @@ impl Report {
         })
     }
 
+    /// The CPU time of the stacks that please, in nanoseconds.
+    pub fn cpu_ns(&self, pleases: impl Fn(&Stack) -> bool) -> u64 {
+        let pleasing = self.stacks.iter().filter(|stack| pleases(stack));
+        pleasing.map(|stack| stack.weights.cpu_ns).sum()
+    }
+
     /// The share of CPU time of the stacks that please.
     pub fn cpu_share(&self, pleases: impl Fn(&Stack) -> bool) -> f64 {
         let sum = |stacks: &mut dyn Iterator<Item = &Stack>| {
