@@ -16,7 +16,7 @@ use crate::profile::{
     End, FrameKey, Missed, Observation, SampleSink, Summary, ThreadState, Weights,
 };
 
-/// How often what was recorded is made safe, in nanoseconds; what a `kill -9` can lose.
+/// How often what was recorded is made safe, after the first look, in nanoseconds; what a `kill -9` can lose.
 const FLUSH_NS: u64 = 1_000_000_000;
 
 /// How long a stop may take to happen before it is left to be collected later: a thread that we have put off its CPU
@@ -106,7 +106,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             costs: Costs::default(),
             keys: Vec::new(),
             began_ns,
-            flush_due_ns: began_ns + FLUSH_NS,
+            // The first look at once: a short recording that is killed has something to show as well.
+            flush_due_ns: began_ns,
             list_due_ns: began_ns,
             tick_ns: began_ns,
             is_waiting_for_stops: false,
@@ -275,6 +276,9 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             Ok(seen) => self.observe(index, at, seen).map(|()| true),
             Err(Unseen::Missed(reason)) => {
                 self.is_waiting_for_stops |= reason == Missed::NotScheduled;
+                if reason == Missed::ThreadEnded {
+                    self.processes[index].find_living();
+                }
                 self.costs.missed(reason, 1);
                 self.account_unseen(index, at, sched).map(|()| true)
             }
