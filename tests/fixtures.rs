@@ -56,6 +56,28 @@ fn nobody_wakes_the_sleepers() {
 }
 
 #[test]
+fn those_that_check_themselves_find_no_fault() {
+    let target = Target::start("sixteen", &[]);
+    target.until_all_threads_ran();
+    let ended = target.wait();
+    assert_eq!(ended.number_after("threads"), 16);
+    assert!(ended.number_after("checks") > 0 && ended.number_after("sent") > 0);
+    assert_eq!(ended.number_after("wrong"), 0, "{}", ended.stdout);
+
+    let mut target = Target::start("vforks", &[]);
+    target.tell("\n");
+    target.until_line(|line| line == "holding");
+    let ended = target.wait();
+    assert!(ended.number_after("executed") > 0 && ended.number_after("waited") > 0);
+    assert_eq!(ended.number_after("wrong"), 0, "{}", ended.stdout);
+
+    let ended = Target::start("thread_storm", &["100"]).wait();
+    assert_eq!(ended.number_after("made"), 100);
+    assert_eq!(ended.number_after("ended"), 100);
+    assert_eq!(ended.number_after("left"), 0);
+}
+
+#[test]
 fn the_spinning_ones_end_at_their_bound() {
     for (fixture, arguments) in [
         ("recursion", &["50"][..]),

@@ -2,16 +2,28 @@
 
 use std::time::Duration;
 
-use sampler_tests_support::{Target, sampler};
+use sampler_tests_support::{Report, Sampler, Signal, Target, sampler};
+
+/// Far more often than anybody needs, so that whatever can happen at a bad moment happens.
+const OFTEN: &[&str] = &["-r", "1000"];
+
+#[track_caller]
+fn record_for(sampler: &Sampler, target: &Target, duration: &str) -> Report {
+    let pid = target.pid_text();
+    let mut arguments = vec!["record", "-p", &pid, "-d", duration];
+    arguments.extend(OFTEN);
+    sampler.run(&arguments).expect_code(0);
+    sampler.report()
+}
 
 #[test]
 fn no_call_is_interrupted() {
     let sampler = sampler!();
     let target = Target::start("epoll_eintr", &[]);
-    let pid = target.pid_text();
-    sampler
-        .run(&["record", "-p", &pid, "-r", "999", "-d", "3"])
-        .expect_code(0);
+    let report = record_for(&sampler, &target, "3");
+    // Some fell asleep between being found running and being stopped; what that did was undone.
+    assert!(report.summary.stops > 0, "{:?}", report.summary);
+    assert!(report.repaired_syscalls > 0, "{:?}", report.summary);
     target.assert_free();
     let ended = target.wait();
     let lines: Vec<&str> = ended
@@ -100,11 +112,7 @@ fn sleepers_are_read_and_never_stopped() {
 fn signals_are_all_delivered() {
     let sampler = sampler!();
     let target = Target::start("rt_signals", &[]);
-    let pid = target.pid_text();
-    sampler
-        .run(&["record", "-p", &pid, "-r", "999", "-d", "2"])
-        .expect_code(0);
-    let stops = sampler.report().summary.stops;
+    let stops = record_for(&sampler, &target, "2").summary.stops;
     assert!(stops > 50, "{stops} stops only");
     let ended = target.wait();
     assert!(ended.number_after("sent") > 100, "{}", ended.stdout);
@@ -119,17 +127,54 @@ fn signals_are_all_delivered() {
     );
 }
 
+/// As much memory as this machine can spare, up to 4 GB: in megabytes.
+fn much_memory() -> u64 {
+    const MOST: u64 = 4096;
+    let meminfo = std::fs::read_to_string("/proc/meminfo").expect("/proc is there");
+    let available = meminfo
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemAvailable:")?
+                .split_whitespace()
+                .next()
+        })
+        .and_then(|kilobytes| kilobytes.parse::<u64>().ok())
+        .expect("the kernel says how much memory is available");
+    (available / 1024 / 3).min(MOST)
+}
+
 #[test]
 fn a_big_process_gets_its_forks_done() {
     let sampler = sampler!();
-    let target = Target::start("forks", &["256"]);
-    let pid = target.pid_text();
-    sampler
-        .run(&["record", "-p", &pid, "-r", "999", "-d", "2"])
-        .expect_code(0);
+    let target = Target::start("forks", &[&much_memory().to_string()]);
+    let report = record_for(&sampler, &target, "3");
     target.assert_free();
     let ended = target.wait();
+    // A fork takes some dozen milliseconds, and as many ticks come meanwhile: an interrupted one would start anew.
     assert!(ended.number_after("forks") >= 10, "{}", ended.stdout);
+    assert!(report.summary.stops > 0, "{:?}", report.summary);
+}
+
+#[test]
+fn stopping_and_continuing_goes_on_meanwhile() {
+    const ROUNDS: u64 = 100;
+    let sampler = sampler!();
+    let target = Target::start("stopped", &[]);
+    let mut arguments = vec!["-d", "60"];
+    arguments.extend(OFTEN);
+    let running = sampler.attach(target.pid(), &arguments);
+    for _ in 0..ROUNDS {
+        target.until_it_ran();
+        // While a sample is taken as well as between two.
+        target.signal(Signal::SIGSTOP);
+        target.until_status("State", |state| state.starts_with('T'));
+        target.signal(Signal::SIGCONT);
+        target.until_status("State", |state| !state.starts_with('T'));
+    }
+    running.interrupt().expect_code(0);
+    target.assert_free();
+    let continued = target.end().number_after("continued");
+    assert!((1..=ROUNDS).contains(&continued), "{continued}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use sampler_platforms::linux::{self, Errno, TargetError};
 use sampler_platforms::{Pid, Tid};
 
 use super::exit::Exit;
+use crate::recording::{OutputError, WriteError};
 
 /// A failure with an exit code of its own. Everything else is an `anyhow::Error` and exits with 1, or 125 when a
 /// command was to be started.
@@ -93,8 +94,20 @@ fn is_denial(error: &io::Error) -> bool {
 
 /// What the user can do about `error`, if anything is known.
 pub fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
+    if leaves_partial_file(error) {
+        return Some("what was recorded before can be read: sampler report FILE.partial");
+    }
     match error.downcast_ref::<Failure>()? {
         Failure::Denied { by, .. } => by.hint(),
         Failure::NoSamples { .. } => None,
     }
+}
+
+/// Whether a recording could not be written any further to the file it grows in.
+fn leaves_partial_file(error: &anyhow::Error) -> bool {
+    let Some(WriteError::Io(error)) = error.downcast_ref::<WriteError>() else {
+        return false;
+    };
+    let output = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(output, Some(OutputError::Write { path, .. }) if path.extension() == Some("partial".as_ref()))
 }

@@ -38,6 +38,10 @@ pub const PAUSE_MAX_DEFAULT: Duration = Duration::from_millis(1);
 /// How often a sleeping thread is read when it runs on while being read.
 const SLEEPER_TRIES: usize = 2;
 
+/// The DWARF numbers of the registers with the arguments of a system call: rdi, rsi, rdx, r10, r8, r9 (System V ABI for
+/// x86_64, A.2.1 and figure 3.36).
+const ARGUMENT_REGISTERS: [u16; 6] = [5, 4, 1, 10, 8, 9];
+
 /// What a look reads of the process, besides the thread.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProcessView<'a> {
@@ -173,7 +177,7 @@ impl Looker {
             let after = thread.files.sched_stat().map_err(unseen)?;
             if after.timeslices == sched.timeslices {
                 costs.read_asleep();
-                self.walk(process, thread, Registers::at(&Arch::X86_64, pc, sp));
+                self.walk(process, thread, registers_asleep(state, pc, sp));
                 return Ok(asleep(process.pid, thread.tid, state, after));
             }
             sched = after;
@@ -285,6 +289,18 @@ impl Looker {
     }
 }
 
+/// What is known of the registers of a sleeping thread. A system call keeps those with its arguments: vfork(2) of glibc
+/// has its return address in one.
+fn registers_asleep(state: SyscallState, pc: Avma, sp: Avma) -> Registers {
+    let mut registers = Registers::at(&Arch::X86_64, pc, sp);
+    if let SyscallState::Blocked { arguments, .. } = state {
+        for (register, value) in ARGUMENT_REGISTERS.into_iter().zip(arguments) {
+            registers.set(register, value);
+        }
+    }
+    registers
+}
+
 fn asleep(pid: Pid, tid: Tid, state: SyscallState, sched: SchedStat) -> Seen {
     let (state, kernel, waiting) = match state {
         SyscallState::Blocked {
@@ -319,6 +335,7 @@ fn not_stopped(
             thread.will_stop(late, asked_ns, before, clock::monotonic_ns());
             Unseen::Missed(Missed::NotScheduled)
         }
+        StopFailure::Executing { .. } => Unseen::Missed(Missed::NotScheduled),
         StopFailure::AlreadyTraced { .. } => Unseen::Missed(Missed::Traced),
         StopFailure::Denied { .. } => Unseen::Missed(Missed::Denied),
         StopFailure::Failed { .. } => Unseen::Missed(Missed::Unreadable),
@@ -372,8 +389,13 @@ fn unseen(error: ThreadReadError) -> Unseen {
 
 fn unreadable(error: ReadError) -> Unseen {
     match error {
-        ReadError::Gone(_) => Unseen::Ended,
+        // Whether it was this thread that has ended, or the one that memory is read through, its files will tell.
+        ReadError::Gone(_) => Unseen::Missed(Missed::ThreadEnded),
         ReadError::Denied(_) => Unseen::Missed(Missed::Denied),
         ReadError::Unmapped(_) | ReadError::NotCopied(_) => Unseen::Missed(Missed::Unreadable),
     }
 }
+
+#[cfg(test)]
+#[path = "look_tests.rs"]
+mod tests;

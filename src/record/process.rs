@@ -52,6 +52,7 @@ pub(super) struct TargetProcess {
     pub id: ProcessId,
     /// Its threads, in the order in which they were found.
     pub threads: Vec<Thread>,
+    /// Its memory, read through a thread that lives: see [`TargetProcess::find_living`].
     memory: ProcessMemory,
     mappings: Vec<Mapping>,
     modules: Modules,
@@ -103,7 +104,8 @@ impl TargetProcess {
         max_overhead: Share,
         sink: &mut S,
     ) -> Result<Self, S::Error> {
-        let description = describe(pid);
+        let living = living_thread(pid);
+        let description = describe(pid, living);
         let id = sink.process(&description)?;
         let cpu_ns_before = match baseline {
             Baseline::Now => cpu_ns(pid).unwrap_or(0),
@@ -113,7 +115,7 @@ impl TargetProcess {
             pid,
             id,
             threads: Vec::new(),
-            memory: probed_memory(pid),
+            memory: probed_memory(living),
             mappings: Vec::new(),
             modules: Modules::default(),
             module_ids: Vec::new(),
@@ -187,7 +189,26 @@ impl TargetProcess {
         for tid in tids.into_iter().filter(|tid| !known.contains_key(tid)) {
             self.add_thread(tid, now_ns, baseline, sink)?;
         }
+        let reads_through = Tid(self.memory.pid().0);
+        if !self
+            .threads
+            .iter()
+            .any(|thread| thread.tid == reads_through)
+        {
+            self.find_living();
+        }
         Ok(())
+    }
+
+    /// Reads memory and mappings through another thread if the one that they were read through has ended. The first
+    /// thread of a process may end before the others; what the kernel shows under the process's number is that thread's.
+    pub(super) fn find_living(&mut self) {
+        let mut threads = self.threads.iter_mut();
+        let living = threads
+            .find_map(|thread| (!has_exited(&mut thread.files)).then_some(Pid(thread.tid.0)));
+        if let Some(living) = living.filter(|&living| living != self.memory.pid()) {
+            self.memory = probed_memory(living);
+        }
     }
 
     fn add_thread<S: SampleSink>(
@@ -256,7 +277,7 @@ impl TargetProcess {
         &mut self,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        let description = describe(self.pid);
+        let description = describe(self.pid, self.memory.pid());
         if description != self.description && !description.executable.is_empty() {
             sink.process(&description)?;
             self.description = description;
@@ -274,13 +295,14 @@ impl TargetProcess {
         sink: &mut S,
     ) -> Result<bool, S::Error> {
         self.stale = false;
-        let Ok(mappings) = maps::read(self.pid) else {
+        let living = self.memory.pid();
+        let Ok(mappings) = maps::read(living) else {
             return Ok(false); // it has ended, or is between two programs in execve
         };
         if mappings == self.mappings || mappings.is_empty() {
             return Ok(false);
         }
-        let loaded = images.load(self.pid, &mappings, &self.memory, sink)?;
+        let loaded = images.load(living, &mappings, &self.memory, sink)?;
         for new in &loaded {
             if !self.placed.insert((new.id, new.module.bias.0)) {
                 continue;
@@ -475,8 +497,21 @@ fn cpu_ns(pid: Pid) -> io::Result<u64> {
     linux::process_cpu_time(pid).map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn describe(pid: Pid) -> ProcessInfo {
-    let arguments = names::command_line(pid).unwrap_or_default();
+/// A thread of process `pid` through which its memory can be read: its first one, unless that has ended before others.
+fn living_thread(pid: Pid) -> Pid {
+    let Ok(ProcState::Zombie | ProcState::Dead) = stat::read(pid).map(|stat| stat.state) else {
+        return pid;
+    };
+    let others = task::list(pid).unwrap_or_default().into_iter();
+    others
+        .map(|tid| Pid(tid.0))
+        .find(|&other| other != pid)
+        .unwrap_or(pid)
+}
+
+/// What process `pid` is, as its thread `living` shows it.
+fn describe(pid: Pid, living: Pid) -> ProcessInfo {
+    let arguments = names::command_line(living).unwrap_or_default();
     let words: Vec<_> = arguments
         .iter()
         .map(|argument| argument.to_string_lossy())
@@ -485,7 +520,7 @@ fn describe(pid: Pid) -> ProcessInfo {
         true => names::of_a_process(pid).unwrap_or_default(),
         false => words.join(" "),
     };
-    let executable = names::executable(pid)
+    let executable = names::executable(living)
         .map(|(path, _)| path.to_string_lossy().into_owned())
         .unwrap_or_default();
     ProcessInfo {

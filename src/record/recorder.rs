@@ -18,7 +18,7 @@ use crate::profile::{
     End, FrameKey, Missed, Observation, SampleSink, Summary, ThreadState, Weights,
 };
 
-/// How often what was recorded is made safe, in nanoseconds; what a `kill -9` can lose.
+/// How often what was recorded is made safe, after the first look, in nanoseconds; what a `kill -9` can lose.
 const FLUSH_NS: u64 = 1_000_000_000;
 
 /// How often processes are asked whether they have ended, in nanoseconds.
@@ -136,7 +136,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             costs: Costs::default(),
             keys: Vec::new(),
             began_ns,
-            flush_due_ns: began_ns + FLUSH_NS,
+            // The first look at once: a short recording that is killed has something to show as well.
+            flush_due_ns: began_ns,
             ended_due_ns: began_ns + ASK_ENDED_NS,
             flushed_samples: 0,
             list_due_ns: began_ns,
@@ -394,6 +395,9 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             Err(Unseen::Missed(reason)) => {
                 self.is_waiting_for_stops |= reason == Missed::NotScheduled;
                 self.pass_over(index, at, sched, reason);
+                if reason == Missed::ThreadEnded {
+                    self.processes[index].find_living();
+                }
                 self.account_unseen(index, at, sched).map(|()| true)
             }
             Err(Unseen::Ended) => {
@@ -475,12 +479,10 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     fn keep_up(&mut self) -> Result<(), S::Error> {
         let now_ns = clock::monotonic_ns();
         self.drop_ended(now_ns)?;
-        if now_ns >= self.flush_due_ns {
+        let samples = self.costs.samples();
+        if now_ns >= self.flush_due_ns && samples > self.flushed_samples {
             self.flush_due_ns = now_ns + FLUSH_NS;
-            if self.costs.samples() == self.flushed_samples {
-                return Ok(()); // nothing is new, and with a small budget a flush is not for nothing
-            }
-            self.flushed_samples = self.costs.samples();
+            self.flushed_samples = samples;
             for process in &mut self.processes {
                 process.refresh_names(self.sink)?;
                 process.refresh_description(self.sink)?;

@@ -9,6 +9,11 @@
 //!
 //! The timer fires again and again from the deadline on, so that a signal which comes just before the wait begins is
 //! not the last one.
+//!
+//! PTRACE_SEIZE can block too: while a thread of the process is in execve(2), which waits for all others to be gone.
+//! One that we have seized is gone only when we have waited for it, so both would wait for ever (ptrace(2) does not say
+//! so; `de_thread` in fs/exec.c, `ptrace_attach` in kernel/ptrace.c; seen on Linux 6.18). A signal interrupts the
+//! call, but the kernel makes it again after the handler (ERESTARTNOINTR); so the handler steps over it.
 
 use std::cell::{Cell, OnceCell};
 use std::io;
@@ -28,7 +33,8 @@ thread_local! {
     static IS_ARMED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes blocking calls of this thread fail with `EINTR` once `after` has passed, until [`disarm`]. `false` when the
+/// Makes blocking calls of this thread, PTRACE_SEIZE among them, fail with `EINTR` once `after` has passed, until
+/// [`disarm`]. `false` when the
 /// kernel gives no such timer: then the caller must not block.
 pub(super) fn arm(after: Duration) -> bool {
     let is_armed = with_timer(|timer| timer.set(after.max(Duration::from_nanos(1)), REPEAT));
@@ -104,21 +110,50 @@ pub(super) fn timespec(duration: Duration) -> libc::timespec {
     }
 }
 
-/// A handler that does nothing, without SA_RESTART: it is there to interrupt.
+/// A handler without SA_RESTART: it is there to interrupt.
 fn install_handler(signal: i32) -> io::Result<()> {
-    extern "C" fn interrupt(_signal: i32) {}
     static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
     let answer = INSTALLED.get_or_init(|| {
         // SAFETY: sigaction is plain data for which zeroes are valid: no flags, an empty mask.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
-        action.sa_sigaction = interrupt as extern "C" fn(i32) as libc::sighandler_t;
-        // SAFETY: the handler touches nothing, so it may run at any point; `action` is only read.
+        action.sa_sigaction = interrupt as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO;
+        // SAFETY: the handler touches nothing but the registers that it returns to, so it may run at any point;
+        // `action` is only read.
         match unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } {
             0 => Ok(()),
             _ => Err(nix::errno::Errno::last_raw()),
         }
     });
     answer.map_err(io::Error::from_raw_os_error)
+}
+
+/// Runs where the timer has interrupted the thread, which goes on with the registers in `context`.
+extern "C" fn interrupt(
+    _signal: i32,
+    _information: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel hands a valid ucontext_t to a handler with SA_SIGINFO, and nobody else has it.
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    step_over_seize(&mut context.uc_mcontext.gregs);
+}
+
+/// If the thread is about to ask for PTRACE_SEIZE, for the first time or once more, it goes on as if the kernel had
+/// answered `EINTR`. One that has been answered is behind the instruction, and keeps its answer.
+#[cfg(target_arch = "x86_64")]
+fn step_over_seize(registers: &mut [libc::greg_t; 23]) {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    let is = |register: i32, value: i64| registers[register.cast_unsigned() as usize] == value;
+    let is_seize =
+        is(libc::REG_RAX, libc::SYS_ptrace) && is(libc::REG_RDI, i64::from(libc::PTRACE_SEIZE));
+    let pc = registers[libc::REG_RIP.cast_unsigned() as usize];
+    let at = ptr::with_exposed_provenance::<[u8; 2]>(pc.cast_unsigned() as usize);
+    // SAFETY: the thread was executing there, so at least one byte is mapped, and code does not end with it.
+    if is_seize && unsafe { at.read_unaligned() } == SYSCALL {
+        registers[libc::REG_RIP.cast_unsigned() as usize] += 2;
+        registers[libc::REG_RAX.cast_unsigned() as usize] = -i64::from(libc::EINTR);
+    }
 }
 
 fn unblock(signal: i32) -> io::Result<()> {
@@ -140,6 +175,29 @@ mod tests {
     use super::*;
     use nix::errno::Errno;
     use std::os::fd::AsRawFd;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn only_the_call_that_would_be_made_again_is_stepped_over() {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        let after = |number: i64, request: libc::c_uint, code: [u8; 2]| {
+            let mut registers = [0; 23];
+            let pc = code.as_ptr().expose_provenance() as i64;
+            registers[libc::REG_RIP as usize] = pc;
+            registers[libc::REG_RAX as usize] = number;
+            registers[libc::REG_RDI as usize] = i64::from(request);
+            step_over_seize(&mut registers);
+            let answer = registers[libc::REG_RAX as usize];
+            (registers[libc::REG_RIP as usize] - pc, answer)
+        };
+        let eintr = -i64::from(libc::EINTR);
+        let ptrace = libc::SYS_ptrace;
+        assert_eq!(after(ptrace, libc::PTRACE_SEIZE, SYSCALL), (2, eintr));
+        assert_eq!(after(ptrace, libc::PTRACE_DETACH, SYSCALL), (0, ptrace));
+        assert_eq!(after(0, libc::PTRACE_SEIZE, SYSCALL), (0, 0));
+        // Behind the instruction, with an answer that looks like the number.
+        assert_eq!(after(ptrace, libc::PTRACE_SEIZE, [0x48, 0x3d]), (0, ptrace));
+    }
 
     #[test]
     fn interrupts_a_blocking_call_and_stops_doing_so() {

@@ -1,5 +1,6 @@
 //! A thread that was asked to stop and has not yet.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::Instant;
 
@@ -22,6 +23,16 @@ pub struct LateStop {
     not_send: PhantomData<*const ()>,
 }
 
+thread_local! {
+    /// How many threads this thread of ours has seized that have not stopped yet, as far as it knows.
+    static LATE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether there are any.
+pub(super) fn are_there() -> bool {
+    LATE.get() > 0
+}
+
 /// What became of a thread that was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Collected {
@@ -37,6 +48,7 @@ pub(super) enum Collected {
 
 impl LateStop {
     pub(super) fn new(tid: Tid) -> Self {
+        LATE.set(LATE.get() + 1);
         Self {
             tid,
             state: Collected::NotYet,
@@ -54,6 +66,9 @@ impl LateStop {
     pub fn poll(&mut self) -> bool {
         if self.state == Collected::NotYet {
             self.state = collect(self.tid);
+            if self.state != Collected::NotYet {
+                LATE.set(LATE.get().saturating_sub(1));
+            }
         }
         self.state != Collected::NotYet
     }
@@ -70,6 +85,7 @@ impl LateStop {
 impl Drop for LateStop {
     fn drop(&mut self) {
         if !self.poll() {
+            LATE.set(LATE.get().saturating_sub(1));
             strays::adopt(self.tid);
         }
     }
@@ -91,11 +107,20 @@ fn let_go(stopped: StoppedThread) -> Collected {
 /// Takes the report about a seized thread, if there is one, and lets it go.
 pub(super) fn collect(tid: Tid) -> Collected {
     match ptrace::wait(tid, libc::WNOHANG) {
+        // Asking once more changes nothing, except that the kernel says whether it is ours still. The first thread of
+        // a command of ours is not when another one has executed a program and has taken over its number.
+        Ok(None) if ptrace::interrupt(tid) == Err(Errno::ESRCH) => Collected::Gone,
         Ok(None) | Err(Errno::EINTR) => Collected::NotYet,
         Ok(Some(kind)) => match kind.exit_status() {
             Some(status) => Collected::Ended(status),
             None => let_go(StoppedThread::new(tid, kind, Instant::now())),
         },
-        Err(_) => Collected::Gone,
+        Err(errno) => {
+            if errno == Errno::ECHILD {
+                // Nobody else waits for it: it has executed a program and stops under another number.
+                strays::expect_renamed();
+            }
+            Collected::Gone
+        }
     }
 }

@@ -275,6 +275,36 @@ fn a_repaired_epoll_wait_sees_no_eintr() {
 }
 
 #[test]
+fn an_epoll_wait_that_stops_too_late_sees_no_eintr_either() {
+    let target = waiting_in_epoll();
+    for _ in 0..100 {
+        // Seized and asked to stop, and nobody has waited for it: it may have stopped by the time it is polled, or not.
+        ptrace::seize(target.tid()).unwrap();
+        ptrace::interrupt(target.tid()).unwrap();
+        let mut late = late_stop::LateStop::new(target.tid());
+        wait_until(|| late.poll());
+        assert_eq!(tracer(target.pid()), None);
+        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+    }
+    assert_eq!((target.shared().get(0), target.shared().get(1)), (1, 0));
+}
+
+#[test]
+fn a_late_thread_that_nobody_holds_is_taken_back() {
+    // As after execve(2) in a thread, which goes on under the number of its process's first thread.
+    let target = Target::busy();
+    ptrace::seize(target.tid()).unwrap();
+    let Err(StopFailure::Late(mut late)) = stop(target.tid(), PATIENCE, SPIN) else {
+        panic!("traced by us already, and seized once more")
+    };
+    ptrace::interrupt(target.tid()).unwrap();
+    wait_until(|| late.poll());
+    assert_eq!(tracer(target.pid()), None);
+    target.wait_for_progress(0);
+    drop(stop_patiently(&target));
+}
+
+#[test]
 fn an_epoll_wait_that_is_not_repaired_sees_it() {
     let target = waiting_in_epoll();
     drop(stop_patiently(&target));

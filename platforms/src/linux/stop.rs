@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::late_stop::LateStop;
+use super::late_stop::{self, LateStop};
 use super::proc::stat::{self, ProcState};
 use super::proc::status;
 use super::stop_kind::StopKind;
@@ -40,7 +40,7 @@ pub enum StopFailure {
     AlreadyTraced {
         /// Which thread.
         tid: Tid,
-        /// The tracing thread. It is one of ours if this thread is late from an earlier attempt.
+        /// The tracing thread.
         tracer: Tid,
     },
     /// The kernel does not let us; [`super::permission::why`] tells why.
@@ -50,6 +50,13 @@ pub enum StopFailure {
         tid: Tid,
         /// What the kernel said.
         errno: Errno,
+    },
+    /// A thread of its process is executing another program, and has not got past the end of the others by the
+    /// deadline.
+    #[error("the process of thread {tid} is executing another program")]
+    Executing {
+        /// Which thread.
+        tid: Tid,
     },
     /// The kernel answered something that is none of the above.
     #[error("cannot stop thread {tid}: {errno}")]
@@ -142,7 +149,11 @@ fn seize_and_wait(
     within: Duration,
     spin: Duration,
 ) -> Result<StoppedThread, StopFailure> {
-    ptrace::seize(tid).map_err(|errno| refused(tid, errno))?;
+    if late_stop::are_there() || strays::are_there() {
+        // The kernel may wait for one of these to be waited for before it lets us seize another.
+        deadline::arm(within);
+    }
+    seize(tid)?;
     let asked = Instant::now();
     // It can fail only for a thread that is being killed, which the wait reports.
     let _killed = ptrace::interrupt(tid);
@@ -156,6 +167,22 @@ fn seize_and_wait(
             Err(StopFailure::Gone { tid })
         }
         Err(errno) => Err(StopFailure::Failed { tid, errno }),
+    }
+}
+
+fn seize(tid: Tid) -> Result<(), StopFailure> {
+    /// How often to try, where another tracer has let the thread go by the time we ask who it was.
+    const TRIES: usize = 3;
+    let mut tries = 1..=TRIES;
+    loop {
+        let Err(errno) = ptrace::seize(tid) else {
+            return Ok(());
+        };
+        tries.next();
+        match refused(tid, errno) {
+            StopFailure::Denied { .. } if !tries.is_empty() => {}
+            failure => return Err(failure),
+        }
     }
 }
 
@@ -206,11 +233,17 @@ fn reported(tid: Tid, kind: StopKind, asked: Instant) -> Result<StoppedThread, S
 fn refused(tid: Tid, errno: Errno) -> StopFailure {
     match errno {
         Errno::ESRCH => StopFailure::Gone { tid },
+        Errno::EINTR => StopFailure::Executing { tid },
         Errno::EPERM | Errno::EACCES => {
             let process = Pid(tid.0);
             match stat::read(process).map(|stat| stat.state) {
                 Err(_) | Ok(ProcState::Zombie | ProcState::Dead) => StopFailure::Gone { tid },
                 Ok(_) => match status::read(process).map(|status| status.tracer) {
+                    Ok(Some(Tid(tracer))) if tracer == nix::unistd::gettid().as_raw() => {
+                        // Renamed by execve(2), or forgotten by whoever held it.
+                        strays::reclaim(tid);
+                        StopFailure::Late(LateStop::new(tid))
+                    }
                     Ok(Some(tracer)) => StopFailure::AlreadyTraced { tid, tracer },
                     Ok(None) | Err(_) => StopFailure::Denied { tid, errno },
                 },

@@ -5,6 +5,8 @@
 
 use std::cell::{Cell, RefCell};
 
+use nix::errno::Errno;
+
 use super::late_stop::{Collected, collect};
 use super::ptrace;
 use crate::Tid;
@@ -26,6 +28,18 @@ pub(super) fn expect_renamed() {
     RENAMED.set(RENAMED.get().saturating_add(1));
 }
 
+/// `tid` has turned out to be traced by us and not to be held: from now on somebody holds a [`super::LateStop`] for it.
+pub(super) fn reclaim(tid: Tid) {
+    let was_known = STRAYS.with_borrow_mut(|strays| {
+        let before = strays.len();
+        strays.retain(|&stray| stray != tid);
+        strays.len() < before
+    });
+    if !was_known {
+        RENAMED.set(RENAMED.get().saturating_sub(1));
+    }
+}
+
 /// Lets go every thread that stopped after nobody held a [`super::LateStop`] for it any more, and says whether there
 /// are some that have not stopped yet. Never blocks, and costs nothing when there are none.
 ///
@@ -36,17 +50,24 @@ pub fn release() -> bool {
     if RENAMED.get() > 0 {
         release_renamed();
     }
+    are_there()
+}
+
+/// Whether there are any, as far as is known.
+pub(super) fn are_there() -> bool {
     STRAYS.with_borrow(|strays| !strays.is_empty()) || RENAMED.get() > 0
 }
 
 /// Any stopped thread that has not been waited for is one that nobody holds a [`super::StoppedThread`] for, so letting
 /// it go is always right.
 fn release_renamed() {
-    match ptrace::peek_stopped() {
-        Some(tid) if collect(tid) != Collected::NotYet => {
+    match ptrace::peek_any() {
+        Ok(Some(tid)) if collect(tid) != Collected::NotYet => {
             RENAMED.set(RENAMED.get().saturating_sub(1));
         }
-        Some(_) | None => {}
+        // Nobody is left to stop.
+        Err(Errno::ECHILD) => RENAMED.set(0),
+        Ok(_) | Err(_) => {}
     }
 }
 

@@ -134,6 +134,21 @@ pub const RECIPES: &[Recipe] = &[
     recipe("counts", "counts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("rt_signals", "rt_signals.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("stopped", "stopped.c", Tool::Gcc, "-O2 -g"),
+    recipe("sixteen", "sixteen.c", Tool::Gcc, "-O2 -g -pthread"),
+    recipe("vforks", "vforks.c", Tool::Gcc, "-O2 -g -pthread"),
+    recipe(
+        "thread_storm",
+        "thread_storm.c",
+        Tool::Gcc,
+        "-O2 -g -pthread",
+    ),
+    recipe("main_exits", "main_exits.c", Tool::Gcc, "-O2 -g -pthread"),
+    recipe(
+        "exec_in_thread",
+        "exec_in_thread.c",
+        Tool::Gcc,
+        "-O2 -g -pthread",
+    ),
     recipe(
         "rust_hot",
         "rust_hot.rs",

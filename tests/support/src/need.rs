@@ -8,6 +8,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("musl-gcc", "musl-tools"),
+    ("gdb", "gdb"),
     ("objcopy", "binutils"),
     ("git", "git"),
     ("python3", "python3"),

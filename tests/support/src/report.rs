@@ -10,6 +10,8 @@ use serde::Deserialize;
 pub struct Report {
     /// What the recording holds and what it cost.
     pub summary: Summary,
+    /// System calls that a stop would have interrupted, and that were restarted unseen.
+    pub repaired_syscalls: u64,
     /// What the reader must be told.
     pub notes: Vec<String>,
     /// The stacks with their weights.

@@ -228,8 +228,25 @@ impl Running {
     }
 
     fn has_ended(&self) -> bool {
-        fs::read_to_string(format!("/proc/{}/stat", self.pid()))
-            .map_or(true, |stat| stat.contains(") Z "))
+        self.state().is_none_or(|state| state == 'Z')
+    }
+
+    /// The state that the kernel shows of its main thread, e.g. `T`; `None` when it is gone.
+    fn state(&self) -> Option<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    }
+
+    /// Waits until its main thread is in this state, e.g. `T`.
+    ///
+    /// # Panics
+    /// When it ends first.
+    #[track_caller]
+    pub fn until_state(&self, state: char) {
+        while self.state() != Some(state) {
+            assert!(!self.has_ended(), "sampler ended before it was in {state}");
+            std::thread::yield_now();
+        }
     }
 
     /// Lets it run for so long; `true` when it is still running then.

@@ -276,6 +276,35 @@ impl Target {
         self.until("CPU time to be used", || self.cpu() >= enough);
     }
 
+    /// Waits until each of its threads but the main one has had a CPU since this was called.
+    ///
+    /// # Panics
+    /// When one never does.
+    #[track_caller]
+    pub fn until_all_threads_ran(&self) {
+        let mut waiting: Vec<(i32, String)> = self
+            .threads()
+            .into_iter()
+            .filter(|&tid| tid != self.pid())
+            .map(|tid| (tid, self.sched_stat(tid)))
+            .collect();
+        let start = Instant::now();
+        while !waiting.is_empty() {
+            waiting.retain(|(tid, before)| self.sched_stat(*tid) == *before);
+            assert!(
+                start.elapsed() < LIMIT,
+                "threads {waiting:?} of process {} do not run",
+                self.pid()
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// CPU time, time on the run queue and how often it was switched in; nothing for a thread that is gone.
+    fn sched_stat(&self, tid: i32) -> String {
+        fs::read_to_string(format!("/proc/{}/task/{tid}/schedstat", self.pid())).unwrap_or_default()
+    }
+
     /// Asserts that nobody traces it and that no thread of it stands still.
     ///
     /// # Panics
@@ -296,8 +325,18 @@ impl Target {
         }
     }
 
+    /// Whether it has ended; it may not have been waited for.
+    pub fn has_ended(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .map_or(true, |stat| stat.contains(") Z "))
+    }
+
+    /// Waits for whatever it is.
+    ///
+    /// # Panics
+    /// When it never comes.
     #[track_caller]
-    fn until(&self, what: &str, holds: impl Fn() -> bool) {
+    pub fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let start = Instant::now();
         while !holds() {
             assert!(
