@@ -37,7 +37,11 @@ pub(super) struct Thread {
     last: Option<LastLook>,
 }
 
-/// Up to where the kernel's accounts of a thread have been turned into observations.
+/// Times are kept in whole microseconds: the nanoseconds are noise, and noise is what makes a recording large. What is
+/// rounded, down, are the accounts since the thread began, so that the parts still add up. In nanoseconds.
+const RESOLUTION_NS: u64 = 1_000;
+
+/// Up to where the kernel's accounts of a thread have been turned into observations, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Accounted {
     at_ns: u64,
@@ -66,9 +70,9 @@ struct LastLook {
 impl Accounted {
     fn new(at_ns: u64, sched: SchedStat) -> Self {
         Self {
-            at_ns,
-            cpu_ns: sched.cpu_ns,
-            run_queue_ns: sched.run_queue_ns,
+            at_ns: rounded_ns(at_ns),
+            cpu_ns: rounded_ns(sched.cpu_ns),
+            run_queue_ns: rounded_ns(sched.run_queue_ns),
             is_observed: true,
         }
     }
@@ -93,6 +97,10 @@ impl Accounted {
         let is_taken_over = earlier.is_observed && cpu_ns > passed_ns.saturating_add(STALE_NS_MAX);
         if is_taken_over { 0 } else { cpu_ns }
     }
+}
+
+fn rounded_ns(ns: u64) -> u64 {
+    ns - ns % RESOLUTION_NS
 }
 
 /// How far behind a thread's accounts can be, in nanoseconds: some of the kernel's ticks.
@@ -191,7 +199,7 @@ impl Thread {
         let accounted = Accounted::new(now_ns, sched);
         let observation = Observation {
             thread: self.id,
-            at_ns: now_ns,
+            at_ns: accounted.at_ns,
             state,
             stack,
             ticks: 1,
@@ -223,7 +231,7 @@ impl Thread {
         self.accounted = accounted;
         (weights != Weights::default()).then_some(Observation {
             thread: self.id,
-            at_ns: now_ns,
+            at_ns: accounted.at_ns,
             state: ThreadState::Unseen,
             stack: no_stack,
             ticks: 0,
@@ -239,14 +247,15 @@ impl Thread {
         sched: SchedStat,
         no_stack: StackId,
     ) -> Observation {
+        let accounted = Accounted::new(now_ns, sched);
         let weights = Weights {
-            cpu_ns: Accounted::new(now_ns, sched).since(self.accounted).cpu_ns,
+            cpu_ns: accounted.since(self.accounted).cpu_ns,
             ..Weights::default()
         };
-        self.accounted.cpu_ns = sched.cpu_ns;
+        self.accounted.cpu_ns = accounted.cpu_ns;
         Observation {
             thread: self.id,
-            at_ns: now_ns,
+            at_ns: accounted.at_ns,
             state: ThreadState::Unseen,
             stack: no_stack,
             ticks: 0,
