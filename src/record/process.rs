@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use sampler_platforms::linux::proc::maps::{self, Mapping};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState};
@@ -15,7 +15,7 @@ use sampler_platforms::{Pid, Tid};
 use sampler_unwind::{Avma, Frame, MemoryReader, Modules, Stack};
 
 use super::habits::Unexplained;
-use super::images::Images;
+use super::images::{Images, LoadedModule, Places};
 use super::look::ProcessView;
 use super::stack_plan::{StackMappings, StackPlan};
 use super::thread::Thread;
@@ -72,7 +72,7 @@ pub(super) struct TargetProcess {
     /// When it was started, in clock ticks since boot: with its number, this is who it is.
     start_time_ticks: Option<u64>,
     /// Where which module was said to lie.
-    placed: FxHashSet<(ModuleId, u64)>,
+    placed: Places,
 }
 
 impl TargetProcess {
@@ -114,7 +114,7 @@ impl TargetProcess {
             ended_threads: None,
             description,
             start_time_ticks: stat::read(pid).map(|stat| stat.start_time_ticks).ok(),
-            placed: FxHashSet::default(),
+            placed: Places::default(),
         })
     }
 
@@ -240,8 +240,10 @@ impl TargetProcess {
             return Ok(false);
         }
         let loaded = images.load(self.pid, &mappings, &self.memory, sink)?;
+        self.placed
+            .make_room(loaded.iter().map(LoadedModule::place));
         for new in &loaded {
-            if !self.placed.insert((new.id, new.module.bias.0)) {
+            if !self.placed.insert(new.place()) {
                 continue;
             }
             let (start, end) = (new.module.avma.start.0, new.module.avma.end.0);
