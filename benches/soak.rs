@@ -15,6 +15,7 @@ const SECONDS: u64 = 600;
 const THREADS: [&str; 3] = ["2", "89", "8"];
 /// How often memory is looked at.
 const INTERVAL: Duration = Duration::from_secs(60);
+const HOUR_NS: f64 = 3600e9;
 /// What starting and ending may take besides.
 const MARGIN: Duration = Duration::from_secs(120);
 
@@ -74,7 +75,7 @@ fn main() {
         "samples: {}; bytes a sample: {:.2}; bytes an hour: {:.0}; peak: {} KiB",
         summary.samples,
         ratio(bytes, summary.samples),
-        ratio(bytes * 3600, seconds),
+        ratio(bytes, summary.wall_ns) * HOUR_NS,
         summary.sampler_peak_rss_bytes / 1024
     );
     println!(

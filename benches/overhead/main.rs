@@ -26,7 +26,7 @@ use table::Turns;
 use who::{RATES, Who};
 
 /// How often each takes its turn; `SAMPLER_BENCH_ROUNDS` overrides it.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 5;
 
 /// How long a target lives: gdb looks at a thousand threads for long.
 const TARGET_LIVES: Duration = Duration::from_secs(900);

@@ -16,6 +16,8 @@ use crate::who::quantiles;
 /// How often a program that shows all stacks once is run in a turn, a second apart or as fast as it goes.
 const LOOKS: usize = 2;
 const LOOKS_APART: Duration = Duration::from_secs(1);
+/// A turn has no second look after this: eu-stack takes half a minute for a thousand threads.
+const LOOKS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A recorder does not say when it has begun; it is left so long to do so.
 const BEGINS_WITHIN: Duration = Duration::from_millis(700);
@@ -152,7 +154,8 @@ impl Peer {
 
     fn looks(self, pid: &str, hz: u32, folder: &Path) -> Vec<Look> {
         let mut looks = Vec::new();
-        for _ in 0..LOOKS {
+        let first = Instant::now();
+        while looks.len() < LOOKS && first.elapsed() < LOOKS_WITHIN {
             let start = Instant::now();
             let mut target = Target::spawn(&mut self.look(pid, hz, folder));
             target.live_for(ENDS_WITHIN);
