@@ -1,6 +1,6 @@
 //! Stacks, interned: a tree of frames shared by all stacks that begin alike at the root.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use sampler_unwind::{FrameOrigin, StackEnd};
@@ -111,9 +111,38 @@ pub struct StackTable {
     /// By the hash of all frames of a stack, the one that was last found or added under it. See
     /// [`StackTable::intern_slice`].
     by_hash: FxHashMap<u64, StackId>,
+    /// How many of each there is room for at least.
+    room: usize,
 }
 
 impl StackTable {
+    /// With room for so many frames, nodes and stacks, in some 130 bytes for one of each: until there are more it takes
+    /// no more memory. The room is made use of once, so that the kernel gives it now and not little by little.
+    pub fn with_room(entries: usize) -> Self {
+        /// Of hash tables one entry in so many is enough to touch all pages.
+        const ENTRIES_PER_TOUCH: usize = 8;
+        let no_frame = StackNode {
+            caller: None,
+            frame: FrameId(0),
+        };
+        let mut table = Self {
+            frames: vec![FrameKey::NoStack; entries],
+            nodes: vec![no_frame; entries],
+            stacks: vec![(NodeId(0), End::Partial); entries],
+            frame_ids: map_with_room(entries),
+            node_ids: map_with_room(entries),
+            stack_ids: map_with_room(entries),
+            by_hash: map_with_room(entries),
+            room: entries,
+        };
+        table.clear();
+        for number in 0..id_after(entries / ENTRIES_PER_TOUCH) {
+            table.intern_slice(&[FrameKey::Syscall(number)], End::Partial);
+        }
+        table.clear();
+        table
+    }
+
     /// As [`StackTable::intern`], and several times faster for a stack that is already there: one look-up for all of
     /// it instead of two for each frame.
     pub fn intern_slice(&mut self, outermost_first: &[FrameKey], end: End) -> StackId {
@@ -206,10 +235,41 @@ impl StackTable {
         &self.stacks
     }
 
-    /// Forgets everything; ids begin at zero again. This is how memory stays bounded over days.
+    /// Forgets everything; ids begin at zero again. This is how memory stays bounded over days: the room that there was
+    /// at first is kept, what came to it is given back.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        let Self {
+            frames,
+            nodes,
+            stacks,
+            frame_ids,
+            node_ids,
+            stack_ids,
+            by_hash,
+            room,
+        } = self;
+        clear_list(frames, *room);
+        clear_list(nodes, *room);
+        clear_list(stacks, *room);
+        clear_map(frame_ids, *room);
+        clear_map(node_ids, *room);
+        clear_map(stack_ids, *room);
+        clear_map(by_hash, *room);
     }
+}
+
+fn map_with_room<K, V>(entries: usize) -> FxHashMap<K, V> {
+    FxHashMap::with_capacity_and_hasher(entries, FxBuildHasher)
+}
+
+fn clear_list<T>(list: &mut Vec<T>, room: usize) {
+    list.clear();
+    list.shrink_to(room);
+}
+
+fn clear_map<K: Eq + Hash, V>(map: &mut FxHashMap<K, V>, room: usize) {
+    map.clear();
+    map.shrink_to(room);
 }
 
 fn id_after(len: usize) -> u32 {
@@ -279,6 +339,25 @@ mod tests {
             ),
             (3, 3, 3)
         );
+    }
+
+    #[test]
+    fn a_table_with_room_is_empty_and_keeps_its_room() {
+        const ROOM: usize = 28 << 10;
+        let mut table = StackTable::with_room(ROOM);
+        let room = |table: &StackTable| (table.frames.capacity(), table.node_ids.capacity());
+        let at_first = room(&table);
+        for _ in 0..2 {
+            assert!(table.frames.is_empty() && table.nodes.is_empty() && table.stacks.is_empty());
+            for number in 0..id_after(2 * ROOM) {
+                let stack = table.intern_slice(&[FrameKey::Syscall(number)], End::Complete);
+                assert_eq!(stack, StackId(number));
+                assert!(number >= id_after(ROOM) || room(&table) == at_first);
+            }
+            assert_ne!(room(&table), at_first);
+            table.clear();
+            assert_eq!(room(&table), at_first);
+        }
     }
 
     #[test]

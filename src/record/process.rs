@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use sampler_platforms::linux::proc::maps::{self, Mapping};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState};
@@ -17,7 +17,7 @@ use sampler_unwind::{Avma, Frame, MemoryReader, Modules, Stack};
 
 use super::budget::Share;
 use super::habits::Unexplained;
-use super::images::Images;
+use super::images::{Images, LoadedModule, Places};
 use super::look::ProcessView;
 use super::overhead::Pauses;
 use super::stack_plan::{StackMappings, StackPlan};
@@ -89,7 +89,7 @@ pub(super) struct TargetProcess {
     /// When it was started, in clock ticks since boot: with its number, this is who it is.
     start_time_ticks: Option<u64>,
     /// Where which module was said to lie.
-    placed: FxHashSet<(ModuleId, u64)>,
+    placed: Places,
 }
 
 impl TargetProcess {
@@ -138,7 +138,7 @@ impl TargetProcess {
             ended_threads: None,
             description,
             start_time_ticks: stat::read(pid).map(|stat| stat.start_time_ticks).ok(),
-            placed: FxHashSet::default(),
+            placed: Places::default(),
         })
     }
 
@@ -237,9 +237,9 @@ impl TargetProcess {
         })?;
         let plan = StackPlan::new(self.stack_bytes_max);
         let pauses = Pauses::new(self.max_overhead, now_ns);
-        self.threads.push(Thread::new(
-            tid, id, name, files, plan, pauses, now_ns, used,
-        ));
+        let mut thread = Thread::new(tid, id, name, files, plan, pauses);
+        thread.begin(now_ns, used);
+        self.threads.push(thread);
         Ok(())
     }
 
@@ -303,8 +303,10 @@ impl TargetProcess {
             return Ok(false);
         }
         let loaded = images.load(living, &mappings, &self.memory, sink)?;
+        self.placed
+            .make_room(loaded.iter().map(LoadedModule::place));
         for new in &loaded {
-            if !self.placed.insert((new.id, new.module.bias.0)) {
+            if !self.placed.insert(new.place()) {
                 continue;
             }
             let (start, end) = (new.module.avma.start.0, new.module.avma.end.0);

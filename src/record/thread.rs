@@ -81,7 +81,11 @@ impl Late {
     }
 }
 
-/// Up to where the kernel's accounts of a thread have been turned into observations.
+/// Times are kept in whole microseconds: the nanoseconds are noise, and noise is what makes a recording large. What is
+/// rounded, down, are the accounts since the thread began, so that the parts still add up. In nanoseconds.
+const RESOLUTION_NS: u64 = 1_000;
+
+/// Up to where the kernel's accounts of a thread have been turned into observations, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Accounted {
     at_ns: u64,
@@ -110,9 +114,9 @@ struct LastLook {
 impl Accounted {
     fn new(at_ns: u64, sched: SchedStat) -> Self {
         Self {
-            at_ns,
-            cpu_ns: sched.cpu_ns,
-            run_queue_ns: sched.run_queue_ns,
+            at_ns: rounded_ns(at_ns),
+            cpu_ns: rounded_ns(sched.cpu_ns),
+            run_queue_ns: rounded_ns(sched.run_queue_ns),
             is_observed: true,
         }
     }
@@ -147,11 +151,15 @@ impl Accounted {
     }
 }
 
+fn rounded_ns(ns: u64) -> u64 {
+    ns - ns % RESOLUTION_NS
+}
+
 /// How far behind a thread's accounts can be, in nanoseconds: some of the kernel's ticks.
 const STALE_NS_MAX: u64 = 100_000_000;
 
 impl Thread {
-    /// A thread found at `now_ns`. What it had used by then, `used`, is not part of the recording.
+    /// A thread of which nothing is known yet; [`Thread::begin`] says from when on it is recorded.
     pub(super) fn new(
         tid: Tid,
         id: ThreadId,
@@ -159,8 +167,6 @@ impl Thread {
         files: ThreadFiles,
         plan: StackPlan,
         pauses: Pauses,
-        now_ns: u64,
-        used: SchedStat,
     ) -> Self {
         Self {
             tid,
@@ -175,7 +181,7 @@ impl Thread {
             let_go_at: None,
             spin: SpinHabit::default(),
             rest: Rest::default(),
-            accounted: Accounted::at_first(now_ns, used),
+            accounted: Accounted::at_first(0, SchedStat::default()),
             last: None,
         }
     }
@@ -266,7 +272,7 @@ impl Thread {
         let accounted = Accounted::new(now_ns, sched);
         let observation = Observation {
             thread: self.id,
-            at_ns: now_ns,
+            at_ns: accounted.at_ns,
             state,
             stack,
             ticks: 1,
@@ -298,7 +304,7 @@ impl Thread {
         self.accounted = accounted;
         (weights != Weights::default()).then_some(Observation {
             thread: self.id,
-            at_ns: now_ns,
+            at_ns: accounted.at_ns,
             state: ThreadState::Unseen,
             stack: no_stack,
             ticks: 0,
@@ -314,14 +320,15 @@ impl Thread {
         sched: SchedStat,
         no_stack: StackId,
     ) -> Observation {
+        let accounted = Accounted::new(now_ns, sched);
         let weights = Weights {
-            cpu_ns: Accounted::new(now_ns, sched).since(self.accounted).cpu_ns,
+            cpu_ns: accounted.since(self.accounted).cpu_ns,
             ..Weights::default()
         };
-        self.accounted.cpu_ns = sched.cpu_ns;
+        self.accounted.cpu_ns = accounted.cpu_ns;
         Observation {
             thread: self.id,
-            at_ns: now_ns,
+            at_ns: accounted.at_ns,
             state: ThreadState::Unseen,
             stack: no_stack,
             ticks: 0,

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-/// How much may wait to be written before the recording is given up, in bytes.
-const WAITING_BYTES_MAX: usize = 64 << 20;
+/// How much may wait to be written before the recording is given up, in bytes: minutes of a hundred busy threads, and no
+/// more than what memory a recording may take.
+const WAITING_BYTES_MAX: usize = 16 << 20;
 
 /// Hands what is written to a thread that writes it to `W`.
 ///
@@ -73,7 +74,7 @@ impl<W: Write + Send + 'static> Write for BackgroundWriter<W> {
         if before > WAITING_BYTES_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the output takes less than is recorded: 64 MiB wait to be written",
+                "the output takes less than is recorded: 16 MiB wait to be written",
             ));
         }
         let sent = self

@@ -22,7 +22,7 @@ pub(super) const STACK_FRAMES_MAX: u32 = 1 << 17;
 pub(super) const TABLE_ENTRIES_MAX: usize = 1 << 24;
 
 const PROCESSES_MAX: u32 = 1 << 20;
-const THREADS_MAX: u32 = 1 << 22;
+pub(super) const THREADS_MAX: u32 = 1 << 22;
 const MODULES_MAX: u32 = 1 << 20;
 const MAPPINGS_MAX: u32 = 1 << 22;
 /// Command lines, paths, names and images of the whole recording.

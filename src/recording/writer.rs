@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::chunk::{ChunkKind, encode};
 use super::limits::{
     CHUNK_BYTES_MAX, Counts, LimitExceeded, STACK_FRAMES_MAX, START_BYTES_MAX, TABLE_ENTRIES_MAX,
-    at_most,
+    THREADS_MAX, at_most,
 };
 use super::v1::{Columns, Frame, History, Record, Start, SummaryCodec, end_number};
 use super::{MAGIC, RecordingInfo, VERSION};
@@ -17,8 +17,19 @@ use crate::profile::{
 /// A chunk is written when this many bytes wait, even if no flush is due.
 pub(super) const CHUNK_BYTES_GOAL: usize = 256 << 10;
 
-/// How many nodes the stack table may hold at a flush before it is cleared: some 50 MB.
-const TABLE_NODES_GOAL: usize = 1 << 20;
+/// How many nodes the stack table may hold at a flush before it is cleared.
+///
+/// Most programs have fewer for hours. One that shows ever new stacks has its memory bounded by this; the stacks that it
+/// shows again are written again, some ten bytes for a node.
+const TABLE_NODES_GOAL: usize = 24 << 10;
+
+/// How many there is room for from the start, in some 4 MB: so many may come until the next flush. Seven eighths of a
+/// power of two are what a hash table of that size takes.
+const TABLE_NODES_ROOM: usize = 28 << 10;
+
+/// The number of the thread that stands for all those that are too many: no thread's, nor 0, which the recorder gives
+/// to what ended unseen.
+const OTHER_THREADS_TID: i32 = -1;
 
 /// How long the record of a node and of its share of frames and stacks is, roughly.
 const NODE_BYTES: usize = 12;
@@ -42,8 +53,8 @@ pub enum WriteError {
 
 /// Writes what it is given to `output`, a whole chunk with a single call at each flush, and whenever 256 KiB wait.
 ///
-/// Memory does not grow with time: stacks are forgotten when there are many of them, and the rest is what waits to be
-/// written. After an error what was written before remains readable; nothing more should be written.
+/// Memory does not grow with time: there is room for many stacks from the start, and they are forgotten when there are
+/// more; the rest is what waits to be written. After an error what was written before remains readable; nothing more should be written.
 #[derive(Debug)]
 pub struct Writer<W> {
     output: W,
@@ -51,6 +62,10 @@ pub struct Writer<W> {
     counts: Counts,
     table: StackTable,
     table_nodes_goal: usize,
+    /// How many threads have a record of their own; one more stands for all others.
+    own_threads_max: u32,
+    /// The one that does.
+    other_threads: Option<ThreadId>,
     /// How much of `table` has its records.
     recorded: Recorded,
     history: History,
@@ -80,8 +95,10 @@ impl<W: Write> Writer<W> {
             output,
             bytes_written: 0,
             counts: Counts::default(),
-            table: StackTable::default(),
+            table: StackTable::with_room(TABLE_NODES_ROOM),
             table_nodes_goal: TABLE_NODES_GOAL,
+            own_threads_max: THREADS_MAX - 1,
+            other_threads: None,
             recorded: Recorded::default(),
             history: History::default(),
             summary: SummaryCodec::default(),
@@ -119,6 +136,12 @@ impl<W: Write> Writer<W> {
     #[cfg(test)]
     pub(super) fn set_table_nodes_goal(&mut self, nodes: usize) {
         self.table_nodes_goal = nodes;
+    }
+
+    /// Sets how many threads have a record of their own.
+    #[cfg(test)]
+    pub(super) fn set_own_threads_max(&mut self, threads: u32) {
+        self.own_threads_max = threads;
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
@@ -187,6 +210,23 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
+    fn add_thread(
+        &mut self,
+        process: ProcessId,
+        tid: i32,
+        name: &str,
+    ) -> Result<ThreadId, WriteError> {
+        self.counts.add_text(name.as_bytes())?;
+        let id = ThreadId(self.counts.add_thread()?);
+        self.make_records()?;
+        self.push(&Record::Thread {
+            process: process.0,
+            tid,
+            name,
+        })?;
+        Ok(id)
+    }
+
     fn clear_table(&mut self) -> Result<(), WriteError> {
         postcard::to_io(&Record::Epoch, &mut self.records)?;
         self.table.clear();
@@ -223,15 +263,16 @@ impl<W: Write> SampleSink for Writer<W> {
 
     fn thread(&mut self, thread: &ThreadInfo) -> Result<ThreadId, WriteError> {
         self.check_process(thread.process)?;
-        self.counts.add_text(thread.name.as_bytes())?;
-        let id = ThreadId(self.counts.add_thread()?);
-        self.make_records()?;
-        self.push(&Record::Thread {
-            process: thread.process.0,
-            tid: thread.tid,
-            name: &thread.name,
-        })?;
-        Ok(id)
+        // A program that starts a thread for each request comes to so many within a day; its recording goes on.
+        if self.counts.threads < self.own_threads_max {
+            return self.add_thread(thread.process, thread.tid, &thread.name);
+        }
+        if let Some(others) = self.other_threads {
+            return Ok(others);
+        }
+        let others = self.add_thread(thread.process, OTHER_THREADS_TID, "(further threads)")?;
+        self.other_threads = Some(others);
+        Ok(others)
     }
 
     fn module(&mut self, module: &ModuleInfo) -> Result<ModuleId, WriteError> {

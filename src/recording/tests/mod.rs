@@ -328,6 +328,39 @@ fn what_waits_is_written_before_it_is_much() -> TestResult {
 }
 
 #[test]
+fn threads_that_are_too_many_share_a_number() -> TestResult {
+    let mut writer = Writer::create(Vec::new(), &info())?;
+    writer.set_own_threads_max(2);
+    let process = writer.process(&ProcessInfo {
+        pid: 1,
+        command_line: String::new(),
+        executable: String::new(),
+    })?;
+    let mut thread = |tid| {
+        writer.thread(&ThreadInfo {
+            process,
+            tid,
+            name: "worker".into(),
+        })
+    };
+    let ids = [thread(1)?, thread(2)?, thread(3)?, thread(4)?];
+    assert_eq!(ids, [0, 1, 2, 2].map(ThreadId));
+    let bytes = writer.finish(&Summary::default())?;
+    let mut builder = ProfileBuilder::new();
+    read(bytes.as_slice(), &mut builder)?;
+    let threads = builder.finish().threads;
+    let names: Vec<(i32, &str)> = threads
+        .iter()
+        .map(|thread| (thread.tid, thread.name.as_str()))
+        .collect();
+    assert_eq!(
+        names,
+        [(1, "worker"), (2, "worker"), (-1, "(further threads)")]
+    );
+    Ok(())
+}
+
+#[test]
 fn very_deep_stacks_are_kept() -> TestResult {
     let frames: Vec<FrameKey> = (0..100_000).map(code_without_module).collect();
     let mut calls = small();

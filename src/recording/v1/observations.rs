@@ -16,10 +16,13 @@ use crate::profile::{Observation, StackId, ThreadId, ThreadState, Weights};
 /// | thread | the thread of the observation before |
 /// | time | the time of the observation before |
 /// | stack | the stack of the thread's last observation |
-/// | ticks | 1 |
-/// | wall time | the time since the thread's last observation |
+/// | ticks | for a thread that was not looked at 0, else 1 |
+/// | wall time | for a thread that was not looked at 0, else the time since the thread's last observation |
 /// | run-queue time | 0 |
 /// | CPU time | for a running thread, wall time less run-queue time; else 0 |
+///
+/// Observations of a thread that was not looked at are not the thread's last: they come between two others, and leave
+/// the wall time to the second of these.
 pub(super) const COLUMNS: usize = 8;
 const STATE: usize = 0;
 const THREAD: usize = 1;
@@ -40,15 +43,26 @@ const STATES: [ThreadState; 4] = [
 
 /// How many threads are remembered: a thread takes the place of the one whose id is this much lower, so that memory
 /// stays bounded however many threads come and go.
-const THREADS_REMEMBERED: usize = 1 << 16;
+const THREADS_REMEMBERED: usize = 1 << 14;
 
 /// What predictions are made from. Writer and reader have the same, from the start of the recording.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in super::super) struct History {
     thread: u32,
     at_ns: u64,
-    /// By thread id modulo [`THREADS_REMEMBERED`].
+    /// By thread id modulo [`THREADS_REMEMBERED`]; all there from the start, so that memory does not grow with threads
+    /// that come and go.
     threads: Vec<Last>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            thread: 0,
+            at_ns: 0,
+            threads: vec![Last::default(); THREADS_REMEMBERED],
+        }
+    }
 }
 
 /// A thread's last observation. Before there was one: at 0 ns, at stack 0.
@@ -77,11 +91,10 @@ impl History {
         let thread = observation.thread.0;
         self.thread = thread;
         self.at_ns = observation.at_ns;
-        let position = thread as usize % THREADS_REMEMBERED;
-        if self.threads.len() <= position {
-            self.threads.resize(position + 1, Last::default());
+        if observation.state == ThreadState::Unseen {
+            return;
         }
-        self.threads[position] = Last {
+        self.threads[thread as usize % THREADS_REMEMBERED] = Last {
             thread,
             at_ns: observation.at_ns,
             stack: observation.stack.0,
@@ -122,8 +135,10 @@ impl Columns {
             difference(thread.0, history.thread),
             at_ns.wrapping_sub(history.at_ns),
             difference(stack.0, last.stack),
-            difference(ticks, 1),
-            weights.wall_ns.wrapping_sub(at_ns.wrapping_sub(last.at_ns)),
+            difference(ticks, expected_ticks(state)),
+            weights
+                .wall_ns
+                .wrapping_sub(expected_wall_ns(state, at_ns, last)),
             weights.run_queue_ns,
             weights.cpu_ns.wrapping_sub(expected_cpu_ns(state, weights)),
         ];
@@ -202,9 +217,7 @@ fn observation(
     let last = history.last(thread);
     let mut weights = Weights {
         cpu_ns: 0,
-        wall_ns: at_ns
-            .wrapping_sub(last.at_ns)
-            .wrapping_add(differences[WALL]),
+        wall_ns: expected_wall_ns(state, at_ns, last).wrapping_add(differences[WALL]),
         run_queue_ns: differences[RUN_QUEUE],
     };
     weights.cpu_ns = expected_cpu_ns(state, weights).wrapping_add(differences[CPU]);
@@ -213,7 +226,7 @@ fn observation(
         at_ns,
         state,
         stack: StackId(sum(last.stack, differences[STACK]).ok_or("a stack out of range")?),
-        ticks: sum(1, differences[TICKS]).ok_or("ticks out of range")?,
+        ticks: sum(expected_ticks(state), differences[TICKS]).ok_or("ticks out of range")?,
         weights,
     })
 }
@@ -224,6 +237,20 @@ fn difference(number: u32, to: u32) -> u64 {
 
 fn sum(number: u32, difference: u64) -> Option<u32> {
     u32::try_from(u64::from(number).wrapping_add(difference)).ok()
+}
+
+fn expected_ticks(state: ThreadState) -> u32 {
+    u32::from(state != ThreadState::Unseen)
+}
+
+/// What wall time a thread has by its last observation.
+fn expected_wall_ns(state: ThreadState, at_ns: u64, last: Last) -> u64 {
+    match state {
+        ThreadState::Unseen => 0,
+        ThreadState::Running | ThreadState::Blocked | ThreadState::Stopped => {
+            at_ns.wrapping_sub(last.at_ns)
+        }
+    }
 }
 
 /// What CPU time a thread has by its other times.
@@ -275,8 +302,34 @@ mod tests {
         columns.push(&mut history, &asleep(0, 10_000_000));
         let first = columns.bytes();
         columns.push(&mut history, &asleep(0, 20_000_000));
-        // A byte of state, three of time; the lengths of both observations share bytes.
-        assert_eq!(columns.bytes() - first, 1 + 3);
+        // A byte of state, two of time in microseconds; the lengths of both observations share bytes.
+        assert_eq!(columns.bytes() - first, 1 + 2);
+    }
+
+    #[test]
+    fn an_observation_without_a_look_takes_its_state_the_time_and_the_cpu_time_and_no_more() {
+        let unseen = |at_ns| Observation {
+            at_ns,
+            state: ThreadState::Unseen,
+            stack: StackId(7),
+            ticks: 0,
+            weights: Weights {
+                cpu_ns: 5_000_000,
+                ..Weights::default()
+            },
+            ..asleep(0, at_ns)
+        };
+        let (mut columns, mut history) = (Columns::default(), History::default());
+        columns.push(&mut history, &asleep(0, 10_000_000));
+        let first = columns.bytes();
+        columns.push(&mut history, &unseen(20_000_000));
+        assert_eq!(columns.bytes() - first, 1 + 2 + 2);
+        // The next look goes on from the last one.
+        let second = columns.bytes();
+        let mut seen = asleep(0, 30_000_000);
+        seen.weights.wall_ns = 20_000_000;
+        columns.push(&mut history, &seen);
+        assert_eq!(columns.bytes() - second, 1 + 2 + COLUMNS);
     }
 
     #[test]

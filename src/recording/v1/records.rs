@@ -85,6 +85,7 @@ pub(in super::super) enum Record<'a> {
 /// A column of numbers. See `packed.rs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(in super::super) struct Column<'a> {
+    pub(super) is_in_thousands: bool,
     pub(super) lengths: &'a [u8],
     pub(super) bytes: &'a [u8],
 }
@@ -283,13 +284,14 @@ mod tests {
         assert_eq!(bytes(&Record::Stack { node: 5, end: 2 }), [6, 5, 2]);
         let mut columns = [Column::default(); COLUMNS];
         columns[7] = Column {
+            is_in_thousands: true,
             lengths: &[2],
             bytes: &[8, 9],
         };
         let observations = Record::Observations { count: 1, columns };
         let mut expected = vec![7, 1];
-        expected.extend([0; 14]);
-        expected.extend([1, 2, 2, 8, 9]);
+        expected.extend([0; 21]);
+        expected.extend([1, 1, 2, 2, 8, 9]);
         assert_eq!(bytes(&observations), expected);
         assert_eq!(bytes(&Record::Flush { summary: &[1] }), [8, 1, 1]);
         assert_eq!(bytes(&Record::Epoch), [9]);

@@ -29,11 +29,7 @@ const FOLDERS: &[&str] = &["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 /// When it is not there, with the line that installs it.
 #[track_caller]
 pub fn need(program: &str) -> PathBuf {
-    let found = FOLDERS
-        .iter()
-        .map(|folder| PathBuf::from(folder).join(program))
-        .find(|path| path.exists());
-    if let Some(path) = found {
+    if let Some(path) = in_folders(program) {
         return path;
     }
     let package = PACKAGES
@@ -43,6 +39,24 @@ pub fn need(program: &str) -> PathBuf {
     panic!(
         "this test needs `{program}`: apt-get install -y --no-install-recommends {package} (or run tests/run as root)"
     );
+}
+
+/// The path of a program of the distribution, or else of one that is found in `PATH`; `None` if there is none. For what
+/// a bench compares with, and does without.
+pub fn installed(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    in_folders(program).or_else(|| {
+        std::env::split_paths(&path)
+            .map(|folder| folder.join(program))
+            .find(|path| path.is_file())
+    })
+}
+
+fn in_folders(program: &str) -> Option<PathBuf> {
+    FOLDERS
+        .iter()
+        .map(|folder| PathBuf::from(folder).join(program))
+        .find(|path| path.exists())
 }
 
 /// For a test that must become another user.

@@ -187,6 +187,11 @@ impl Running {
         pid_of(&self.child).as_raw()
     }
 
+    /// Lets it run for so long from now on, however long that is.
+    pub fn live_for(&mut self, limit: Duration) {
+        self.watchdog = Some(Watchdog::watch_for(pid_of(&self.child), limit));
+    }
+
     /// Waits until `sampler.data.partial` is there.
     ///
     /// # Panics

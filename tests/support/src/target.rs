@@ -98,6 +98,11 @@ impl Target {
         }
     }
 
+    /// Lets it live for so long from now on, however long that is.
+    pub fn live_for(&mut self, limit: Duration) {
+        self.watchdog = Some(Watchdog::watch_for(pid_of(&self.child), limit));
+    }
+
     /// Reads lines up to `ready`.
     ///
     /// # Panics

@@ -20,16 +20,21 @@ pub struct Watchdog {
 impl Watchdog {
     /// Watches a child of ours.
     pub fn watch(pid: Pid) -> Self {
+        Self::watch_for(pid, LIMIT)
+    }
+
+    /// Watches one that may live for so long: a bench's.
+    pub fn watch_for(pid: Pid, limit: Duration) -> Self {
         let (sender, receiver) = channel();
-        std::thread::spawn(move || bite(pid, &receiver));
+        std::thread::spawn(move || bite(pid, limit, &receiver));
         Self {
             _ends_when_dropped: sender,
         }
     }
 }
 
-fn bite(pid: Pid, watched: &Receiver<()>) {
-    if watched.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+fn bite(pid: Pid, limit: Duration, watched: &Receiver<()>) {
+    if watched.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
         // Stopped or not, it goes; an error means that it is gone.
         let _gone = kill(pid, Signal::SIGKILL);
     }

@@ -12,8 +12,8 @@ use crate::stack::StackEnd;
 
 /// Operations that one expression may take; real ones take some ten.
 const EXPRESSION_STEPS_MAX: u32 = 1000;
-/// Complex rules that are kept.
-pub(crate) const COMPLEX_RULES_MAX: usize = 1 << 16;
+/// Complex rules that are kept: they take up to some 300 bytes each, and a program shows a few hundred.
+pub(crate) const COMPLEX_RULES_MAX: usize = 1 << 13;
 /// Registers that one row may give rules for.
 const REGISTER_RULES_MAX: usize = 64;
 
