@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use sampler_platforms::linux;
 use sampler_unwind::StackEnd;
 
-use crate::profile::{End, Missed, PauseNs, Summary};
+use crate::profile::{End, LeftOut, Missed, PauseNs, Summary};
 
 /// Pauses longer than this are counted as this long, in nanoseconds.
 const PAUSE_NS_MAX: u64 = 60_000_000_000;
@@ -25,6 +25,9 @@ pub struct Costs {
     partial: u64,
     truncated: u64,
     missed: BTreeMap<Missed, u64>,
+    /// Processes taken in.
+    pub processes: u64,
+    left_out: BTreeMap<LeftOut, u64>,
     repaired_syscalls: u64,
     target_stopped_ns: u64,
     pauses_ns: Histogram<u64>,
@@ -47,6 +50,8 @@ impl Default for Costs {
             partial: 0,
             truncated: 0,
             missed: BTreeMap::new(),
+            processes: 0,
+            left_out: BTreeMap::new(),
             repaired_syscalls: 0,
             target_stopped_ns: 0,
             pauses_ns,
@@ -103,6 +108,11 @@ impl Costs {
         }
     }
 
+    /// A process that was to be recorded is not.
+    pub fn left_out(&mut self, reason: LeftOut) {
+        *self.left_out.entry(reason).or_default() += 1;
+    }
+
     /// Samples taken so far.
     pub fn samples(&self) -> u64 {
         self.complete + self.partial + self.truncated
@@ -131,6 +141,8 @@ impl Costs {
             partial: self.partial,
             truncated: self.truncated,
             missed: self.missed.clone(),
+            processes: self.processes,
+            left_out: self.left_out.clone(),
             cpu_ns: self.cpu_ns,
             wall_ns: elapsed_ns,
             target_stopped_ns: self.target_stopped_ns,

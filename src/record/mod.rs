@@ -2,20 +2,24 @@
 //!
 //! [`SampleSink`]: crate::profile::SampleSink
 
+mod children;
 mod costs;
+mod finder;
 mod habits;
 mod images;
 mod look;
 mod process;
+mod process_table;
 mod recorder;
 mod schedule;
+mod selection;
 mod snapshot;
 mod stack_copy;
 mod stack_plan;
 mod thread;
 
 pub use costs::Costs;
-pub use process::Baseline;
 pub use recorder::{Over, RecordSettings, Recorder};
+pub use selection::{Pattern, Selection};
 pub use snapshot::{Snapshot, ThreadLook, ThreadSnapshot, snapshot};
 pub use stack_plan::STACK_BYTES_MAX_DEFAULT;

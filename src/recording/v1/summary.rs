@@ -5,7 +5,7 @@
 
 use postcard::{take_from_bytes, to_io};
 
-use crate::profile::{Missed, PauseNs, Summary};
+use crate::profile::{LeftOut, Missed, PauseNs, Summary};
 
 /// The first key of the counts in [`Summary::missed`].
 const MISSED_KEY: u8 = 128;
@@ -20,6 +20,20 @@ const MISSED: [Missed; 8] = [
     Missed::Unreadable,
     Missed::Torn,
     Missed::LeftAlone,
+];
+
+/// The first key of the counts in [`Summary::left_out`].
+const LEFT_OUT_KEY: u8 = 160;
+
+/// The reasons, by key from [`LEFT_OUT_KEY`].
+const LEFT_OUT: [LeftOut; 7] = [
+    LeftOut::Ended,
+    LeftOut::Denied,
+    LeftOut::Traced,
+    LeftOut::ThirtyTwoBit,
+    LeftOut::KernelThread,
+    LeftOut::Unreadable,
+    LeftOut::TooMany,
 ];
 
 /// Values by key.
@@ -75,6 +89,8 @@ fn values(summary: &Summary) -> Values {
         partial,
         truncated,
         missed,
+        processes,
+        left_out,
         cpu_ns,
         wall_ns,
         target_stopped_ns,
@@ -107,10 +123,14 @@ fn values(summary: &Summary) -> Values {
         rate_hz_achieved.to_bits(),
         complete_ratio.to_bits(),
         *repaired_syscalls,
+        *processes,
     ];
     values[..fixed.len()].copy_from_slice(&fixed);
     for (&reason, &count) in missed {
         values[usize::from(missed_key(reason))] = count;
+    }
+    for (&reason, &count) in left_out {
+        values[usize::from(left_out_key(reason))] = count;
     }
     values
 }
@@ -119,6 +139,11 @@ fn summary(values: &Values) -> Summary {
     let missed = MISSED
         .into_iter()
         .map(|reason| (reason, values[usize::from(missed_key(reason))]))
+        .filter(|&(_, count)| count > 0)
+        .collect();
+    let left_out = LEFT_OUT
+        .into_iter()
+        .map(|reason| (reason, values[usize::from(left_out_key(reason))]))
         .filter(|&(_, count)| count > 0)
         .collect();
     Summary {
@@ -130,6 +155,8 @@ fn summary(values: &Values) -> Summary {
         partial: values[5],
         truncated: values[6],
         missed,
+        processes: values[19],
+        left_out,
         cpu_ns: values[7],
         wall_ns: values[8],
         target_stopped_ns: values[9],
@@ -145,6 +172,19 @@ fn summary(values: &Values) -> Summary {
         complete_ratio: f64::from_bits(values[17]),
         repaired_syscalls: values[18],
     }
+}
+
+fn left_out_key(reason: LeftOut) -> u8 {
+    LEFT_OUT_KEY
+        + match reason {
+            LeftOut::Ended => 0,
+            LeftOut::Denied => 1,
+            LeftOut::Traced => 2,
+            LeftOut::ThirtyTwoBit => 3,
+            LeftOut::KernelThread => 4,
+            LeftOut::Unreadable => 5,
+            LeftOut::TooMany => 6,
+        }
 }
 
 fn missed_key(reason: Missed) -> u8 {
@@ -168,7 +208,7 @@ mod tests {
     #[test]
     fn every_value_has_a_key_of_its_own() {
         let mut from = [0; 256];
-        for (key, value) in (0..19).chain(128..136).zip(1000..) {
+        for (key, value) in (0..20).chain(128..136).chain(160..167).zip(1000..) {
             from[key] = value;
         }
         assert_eq!(values(&summary(&from)), from);
