@@ -333,6 +333,25 @@ fn a_child_that_cannot_be_sampled_leaves_the_others_alone() {
 }
 
 #[test]
+fn a_child_that_another_tracer_holds_is_missed_and_no_more() {
+    let sampler = sampler!();
+    let shares = fixture("shares");
+    let script = "strace -o /dev/null \"$0\" 300 >&2 & \"$0\" 300 >&2 & wait; exit 3";
+    need("strace");
+    let mut command = sampler.command(["record", "-r", "299", "--", "/bin/sh", "-c", script]);
+    command.arg(&shares);
+    sampler.start_command(&mut command).wait().expect_code(3);
+    let report = sampler.report();
+    let traced = report.summary.missed.get("traced");
+    assert!(
+        traced.is_some_and(|&ticks| ticks > 0),
+        "{:?}",
+        report.summary
+    );
+    report.expect_share("the other one", report.share_below("one_round"), 0.2);
+}
+
+#[test]
 fn processes_of_a_name_are_recorded_when_they_come() {
     let sampler = sampler!();
     let program = sampler.path("late-riser");

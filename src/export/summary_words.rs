@@ -113,7 +113,6 @@ fn left_out_words(reason: LeftOut) -> &'static str {
     match reason {
         LeftOut::Ended => "ended first",
         LeftOut::Denied => "denied by the kernel (another user's, or with more rights than ours)",
-        LeftOut::Traced => "held by another tracer",
         LeftOut::ThirtyTwoBit => "with a 32-bit program",
         LeftOut::KernelThread => "of the kernel",
         LeftOut::Unreadable => "with an unreadable state",
@@ -205,10 +204,10 @@ mod tests {
         };
         insta::assert_snapshot!(example::written(|out| write(&summary, out)));
         let summary = Summary {
-            left_out: [(LeftOut::Traced, 1)].into(),
+            left_out: [(LeftOut::ThirtyTwoBit, 1)].into(),
             ..summary
         };
-        let one = "1 process: 1 held by another tracer";
+        let one = "1 process: 1 with a 32-bit program";
         assert_eq!(left_out(&summary).as_deref(), Some(one));
     }
 

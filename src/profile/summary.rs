@@ -34,8 +34,6 @@ pub enum LeftOut {
     Ended,
     /// The kernel does not let us look at it.
     Denied,
-    /// Another tracer holds it.
-    Traced,
     /// It runs a 32-bit program.
     ThirtyTwoBit,
     /// It is part of the kernel.

@@ -90,7 +90,8 @@ impl ProcessTable for Proc {
     }
 }
 
-/// Why process `pid` cannot be sampled; `None` when nothing speaks against it.
+/// Why process `pid` cannot be sampled; `None` when nothing speaks against it. One that another tracer holds now may be
+/// let go: until then its samples are missed.
 pub(super) fn why_left_out(pid: Pid) -> Option<LeftOut> {
     match check_target(pid) {
         Err(TargetError::KernelThread { .. }) => return Some(LeftOut::KernelThread),
@@ -100,9 +101,6 @@ pub(super) fn why_left_out(pid: Pid) -> Option<LeftOut> {
         }
         Err(_) => return Some(LeftOut::Unreadable),
         Ok(()) => {}
-    }
-    if status::read(pid).is_ok_and(|status| status.tracer.is_some()) {
-        return Some(LeftOut::Traced);
     }
     match task::ThreadFiles::new(pid, Tid(pid.0)).syscall() {
         Err(task::ThreadReadError::Denied(_)) => Some(LeftOut::Denied),

@@ -26,10 +26,9 @@ const MISSED: [Missed; 8] = [
 const LEFT_OUT_KEY: u8 = 160;
 
 /// The reasons, by key from [`LEFT_OUT_KEY`].
-const LEFT_OUT: [LeftOut; 7] = [
+const LEFT_OUT: [LeftOut; 6] = [
     LeftOut::Ended,
     LeftOut::Denied,
-    LeftOut::Traced,
     LeftOut::ThirtyTwoBit,
     LeftOut::KernelThread,
     LeftOut::Unreadable,
@@ -179,11 +178,10 @@ fn left_out_key(reason: LeftOut) -> u8 {
         + match reason {
             LeftOut::Ended => 0,
             LeftOut::Denied => 1,
-            LeftOut::Traced => 2,
-            LeftOut::ThirtyTwoBit => 3,
-            LeftOut::KernelThread => 4,
-            LeftOut::Unreadable => 5,
-            LeftOut::TooMany => 6,
+            LeftOut::ThirtyTwoBit => 2,
+            LeftOut::KernelThread => 3,
+            LeftOut::Unreadable => 4,
+            LeftOut::TooMany => 5,
         }
 }
 
@@ -208,7 +206,7 @@ mod tests {
     #[test]
     fn every_value_has_a_key_of_its_own() {
         let mut from = [0; 256];
-        for (key, value) in (0..20).chain(128..136).chain(160..167).zip(1000..) {
+        for (key, value) in (0..20).chain(128..136).chain(160..166).zip(1000..) {
             from[key] = value;
         }
         assert_eq!(values(&summary(&from)), from);
