@@ -84,6 +84,7 @@ impl Hour {
     fn begin(news: News) -> Result<Self, WriteError> {
         let mut writer = Writer::create(Counted::default(), &RecordingInfo::default())?;
         let process = writer.process(&ProcessInfo {
+            birth: None,
             pid: 4711,
             command_line: "server --threads 100".to_owned(),
             executable: "/usr/bin/server".to_owned(),

@@ -42,6 +42,7 @@ pub(crate) fn write(path: &Path, program: &Path, observations: u32) -> Written {
     let mut writer = Writer::create(file, &info).expect("the recording can be begun");
     let process = writer
         .process(&ProcessInfo {
+            birth: None,
             pid: 1,
             command_line: "busy".to_owned(),
             executable: program.display().to_string(),

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::record::Share;
-
 use super::values::{
-    parse_duration, parse_max_overhead, parse_pause, parse_percent, parse_pid, parse_pids,
-    parse_rate, parse_stack_size,
+    parse_duration, parse_max_overhead, parse_pattern, parse_pause, parse_percent, parse_pid,
+    parse_pids, parse_rate, parse_stack_size,
 };
+use crate::record::{Pattern, Share};
 
 /// Shows where a running program spends its time
 ///
@@ -38,9 +37,9 @@ Examples:
 pub enum CommandArgs {
     /// Record where a program spends its time
     ///
-    /// Give either a running process (-p) or a command to start. A recording ends when its duration is over, when the
-    /// program ends, or at Ctrl-C; `sampler report` then shows it. A command that still runs when the duration is over
-    /// runs on, and sampler waits for it.
+    /// Give running processes by number (-p), by name (-P) or by control group (--cgroup), or a command to start. A
+    /// recording ends when its duration is over, when the program ends, or at Ctrl-C; `sampler report` then shows it. A
+    /// command that still runs when the duration is over runs on, and sampler waits for it.
     ///
     /// Time on a CPU, asleep, and waiting for a CPU are all recorded at once; the report chooses which to show.
     Record(RecordArgs),
@@ -68,8 +67,9 @@ pub enum CommandArgs {
 /// `sampler record`.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "sampler record [OPTIONS] -p <PID>[,<PID>...]\n       sampler record [OPTIONS] [--] <CMD> [ARG]...",
-    group = clap::ArgGroup::new("target").args(["pids", "cmd"]),
+    override_usage = "sampler record [OPTIONS] -p <PID>[,<PID>...]\n       sampler record [OPTIONS] -P <REGEX>\n       \
+        sampler record [OPTIONS] --cgroup <PATH>\n       sampler record [OPTIONS] [--] <CMD> [ARG]...",
+    group = clap::ArgGroup::new("target").args(["pids", "pgrep", "cgroup", "cmd"]),
     after_help = RECORD_EXAMPLES,
     after_long_help = RECORD_AFTER_LONG,
 )]
@@ -77,6 +77,33 @@ pub struct RecordArgs {
     /// Record these running processes, with all their threads
     #[arg(short, long = "pid", value_name = "PID[,PID...]", value_parser = PidList::parse, allow_hyphen_values = true)]
     pub pids: Vec<PidList>,
+
+    /// Record all processes whose name or command line matches, those that start later too
+    ///
+    /// The name is the one `ps` shows, of up to 15 characters; the command line has its arguments joined by spaces, as
+    /// for `pgrep -f`. It is enough that REGEX is found somewhere in one of them; ^ and $ stand for the start and end of
+    /// either. Never matches sampler itself or the processes that started it. The recording goes on, even while none
+    /// matches, until the duration is over or Ctrl-C.
+    #[arg(short = 'P', long, value_name = "REGEX", value_parser = parse_pattern, allow_hyphen_values = true)]
+    pub pgrep: Option<Pattern>,
+
+    /// Record all processes in this control group and those below it, those that enter later too
+    ///
+    /// PATH is a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup, of version 1 or 2. The recording goes on,
+    /// even while the group is empty, until the duration is over or Ctrl-C.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Record the processes' children and all further descendants too [default for a command]
+    ///
+    /// New ones are looked for at every tick. The recording ends with the processes that were asked for, or with the
+    /// command, whether descendants run on or not. CPU time of those that ended before they were seen is shown as such.
+    #[arg(short, long, overrides_with = "no_subprocesses")]
+    pub subprocesses: bool,
+
+    /// Record the command alone, without the processes that it starts [default for -p, -P and --cgroup]
+    #[arg(long, overrides_with = "subprocesses")]
+    pub no_subprocesses: bool,
 
     /// How often to look, per second
     ///
@@ -158,15 +185,19 @@ impl MaxOverhead {
 const RECORD_EXAMPLES: &str = "\
 Examples:
   sampler record -p 4711 -d 10
-  sampler record -r 499 -- ./server --port 80";
+  sampler record -P '^nginx' -d 10
+  sampler record -r 499 -- ./server --port 80
+  sampler record -- make";
 
 const RECORD_AFTER_LONG: &str = "\
 Examples:
   sampler record -p 4711 -d 10
+  sampler record -P '^nginx' -d 10
   sampler record -r 499 -- ./server --port 80
+  sampler record -- make
 
-Exit status with -p:
-  0 recorded, 1 error, 2 wrong command line, 3 permission denied, 4 no such process, 5 no samples
+Exit status with -p, -P and --cgroup:
+  0 recorded, 1 error, 2 wrong command line, 3 permission denied, 4 no such process or control group, 5 no samples
 Exit status with a command:
   the command's own (128 + N when signal N killed it); 2 wrong command line, 125 sampler failed,
   126 the command cannot be executed, 127 the command was not found";

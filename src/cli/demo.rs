@@ -17,7 +17,7 @@ use crate::export::table::TableOptions;
 use crate::export::{View, flamegraph, summary_words, table};
 use crate::profile::{FrameKind, ProfileBuilder, ResolvedProfile, Weight};
 use crate::record::{
-    Baseline, Over, PAUSE_MAX_DEFAULT, RecordSettings, Recorder, STACK_BYTES_MAX_DEFAULT,
+    Over, PAUSE_MAX_DEFAULT, RecordSettings, Recorder, STACK_BYTES_MAX_DEFAULT, Selection,
 };
 use crate::report::resolve;
 use crate::symbols::{FileSymbolizer, SymbolPaths};
@@ -84,7 +84,7 @@ fn profile(pid: Pid) -> anyhow::Result<ResolvedProfile> {
         rate_hz: RATE_HZ,
         stack_bytes_max: STACK_BYTES_MAX_DEFAULT,
     };
-    let mut recorder = Recorder::new(settings, &[pid], Baseline::Zero, &mut sink)?;
+    let mut recorder = Recorder::new(settings, Selection::command(pid), &mut sink)?;
     recorder.run(|_, _| (interrupts::requested() > 0).then_some(Over::Interrupted))?;
     drop(recorder);
     // The functions that share the CPU are to be seen, not what was inlined into them.

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 
 /// How a run of `sampler` ended.
 ///
-/// There are two families. With `-p` the codes 0 to 5 say what happened. With a command the exit status is the
+/// There are two families. With `-p`, `-P` and `--cgroup` the codes 0 to 5 say what happened. With a command the exit status is the
 /// command's own, as if `sampler` were not there, and 125 to 127 say that there is no such status, as `env` and
 /// `timeout` do. A command line that makes no sense is 2 in both: nothing was started yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Exit {
     Usage,
     /// The kernel denies access to the process: 3.
     PermissionDenied,
-    /// There is no such process, or it cannot be sampled because it has ended: 4.
+    /// There is no such process or control group, or it cannot be sampled because it has ended: 4.
     NoSuchProcess,
     /// The recording worked and holds no sample: 5.
     NoSamples,

@@ -1,6 +1,7 @@
 //! Failures that have an exit code of their own, and what the user can do about them.
 
 use std::io;
+use std::path::PathBuf;
 
 use sampler_platforms::linux::permission::{self, DeniedBy};
 use sampler_platforms::linux::proc::task::{ThreadFiles, ThreadReadError};
@@ -24,6 +25,9 @@ pub enum Failure {
         /// Which layer refused.
         by: DeniedBy,
     },
+    /// No hierarchy has this control group.
+    #[error("there is no control group {}", .0.display())]
+    NoSuchCgroup(PathBuf),
     /// Nothing was sampled.
     #[error("no samples: {}", missed.as_deref().unwrap_or("the recording was too short"))]
     NoSamples {
@@ -83,6 +87,7 @@ pub fn exit_of(error: &anyhow::Error, starts_command: bool) -> Exit {
     }
     match error.downcast_ref::<Failure>() {
         Some(Failure::Denied { .. }) => Exit::PermissionDenied,
+        Some(Failure::NoSuchCgroup(_)) => Exit::NoSuchProcess,
         Some(Failure::NoSamples { .. }) => Exit::NoSamples,
         None => general,
     }
@@ -99,6 +104,9 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
     }
     match error.downcast_ref::<Failure>()? {
         Failure::Denied { by, .. } => by.hint(),
+        Failure::NoSuchCgroup(_) => Some(
+            "give a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup of a process that runs",
+        ),
         Failure::NoSamples { .. } => None,
     }
 }

@@ -11,7 +11,7 @@ use super::args::{
     Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, RecordArgs, ReportArgs, SymbolArgs, WeightArg,
 };
 use crate::profile::Weight;
-use crate::record::Share;
+use crate::record::{Pattern, Share};
 use crate::symbols::{FileSymbolizer, SymbolPaths};
 
 /// The recording that is written and read when none is named.
@@ -39,6 +39,8 @@ pub enum Options {
 pub struct RecordOptions {
     /// What to record.
     pub target: Target,
+    /// Whether the processes that they start are recorded too.
+    pub subprocesses: bool,
     /// Ticks per second: above 0, at most [`super::values::RATE_HZ_MAX`].
     pub rate_hz: f64,
     /// How long; `None` until Ctrl-C or the target's end.
@@ -60,6 +62,10 @@ pub struct RecordOptions {
 pub enum Target {
     /// Running processes: at least one, each once.
     Pids(Vec<i32>),
+    /// Whatever process matches, now or later.
+    Pgrep(Pattern),
+    /// Whatever process is in this control group, now or later.
+    Cgroup(PathBuf),
     /// A command to start: its program, then its arguments; never empty.
     Command(Vec<OsString>),
 }
@@ -206,7 +212,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, c
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     /// Nothing to record.
-    #[error("nothing to record: give a running process with -p PID, or a command to start")]
+    #[error(
+        "nothing to record: give running processes with -p PID, -P REGEX or --cgroup PATH, or a command to start"
+    )]
     NoTarget,
     /// The format is to be told from an extension that tells nothing.
     #[error("cannot tell the format from '{}': use .svg, .folded, .json or .txt, or say --format", .0.display())]
@@ -237,14 +245,18 @@ impl TryFrom<RecordArgs> for RecordOptions {
                 pids.push(pid);
             }
         }
-        // clap has seen to it that there are not both.
-        let target = match (pids.is_empty(), args.cmd.is_empty()) {
-            (false, _) => Target::Pids(pids),
-            (true, false) => Target::Command(args.cmd),
-            (true, true) => return Err(UsageError::NoTarget),
+        // clap has seen to it that there is no more than one of them.
+        let target = match (args.pgrep, args.cgroup) {
+            _ if !pids.is_empty() => Target::Pids(pids),
+            (Some(pattern), _) => Target::Pgrep(pattern),
+            (None, Some(path)) => Target::Cgroup(path),
+            (None, None) if args.cmd.is_empty() => return Err(UsageError::NoTarget),
+            (None, None) => Target::Command(args.cmd),
         };
+        let by_default = matches!(target, Target::Command(_));
         Ok(Self {
             target,
+            subprocesses: args.subprocesses || (by_default && !args.no_subprocesses),
             rate_hz: args.rate,
             duration: args.duration,
             output: args.output.into(),

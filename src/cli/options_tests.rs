@@ -38,6 +38,7 @@ fn a_recording_has_defaults() {
         options,
         RecordOptions {
             target: Target::Pids(vec![12]),
+            subprocesses: false,
             rate_hz: 99.0,
             duration: None,
             output: Output::File("sampler.data".into()),
@@ -69,6 +70,50 @@ fn processes_are_gathered() {
         record("-p 1,2 --pid 3 -p 2").target,
         Target::Pids(vec![1, 2, 3])
     );
+}
+
+#[test]
+fn processes_are_found_by_name_or_control_group() {
+    let pattern = Pattern::new("^cc1$").expect("a regular expression");
+    assert_eq!(
+        record("-P ^cc1$ -d 1").target,
+        Target::Pgrep(pattern.clone())
+    );
+    assert_eq!(record("--pgrep ^cc1$").target, Target::Pgrep(pattern));
+    assert_eq!(
+        record("--cgroup /a/b").target,
+        Target::Cgroup("/a/b".into())
+    );
+    for both in [
+        "-p 1 -P x",
+        "-P x make",
+        "--cgroup /x make",
+        "--cgroup /x -p 1",
+        "-P x --cgroup /x",
+        "-P (",
+    ] {
+        let error = parse_words(&format!("sampler record {both}")).expect_err(both);
+        assert_eq!(error.exit_code(), 2, "{both}");
+    }
+}
+
+#[test]
+fn children_of_a_command_are_recorded_and_those_of_others_on_demand() {
+    for (words, subprocesses) in [
+        ("make", true),
+        ("--no-subprocesses make", false),
+        ("-s make", true),
+        ("-s --no-subprocesses make", false),
+        ("--no-subprocesses -s make", true),
+        ("-p 1", false),
+        ("-s -p 1", true),
+        ("-P x", false),
+        ("-P x --subprocesses", true),
+        ("--cgroup /x", false),
+        ("--cgroup /x -s", true),
+    ] {
+        assert_eq!(record(words).subprocesses, subprocesses, "{words}");
+    }
 }
 
 #[test]

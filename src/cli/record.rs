@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use sampler_platforms::Pid;
+use sampler_platforms::linux::proc::cgroup::Cgroup;
 use sampler_platforms::linux::proc::task;
 use sampler_platforms::linux::spawn::{self, ChildStdout, Ended, Launched};
 use sampler_platforms::linux::{self, interrupts};
@@ -17,7 +18,7 @@ use super::options::{Output, RecordOptions, Target};
 use super::progress::Progress;
 use crate::export::summary_words;
 use crate::profile::Summary;
-use crate::record::{Baseline, Over, RecordSettings, Recorder};
+use crate::record::{Over, RecordSettings, Recorder, Selection};
 use crate::recording::{BackgroundWriter, RecordingFile, RecordingInfo, Writer};
 
 /// How often threads are looked for that have yet to stop, after the last sample, in nanoseconds.
@@ -39,28 +40,59 @@ pub fn run(options: &RecordOptions, messages: &mut impl Write) -> anyhow::Result
     let _without_timer = linux::prepare_sampling_thread();
     let _few_descriptors = task::raise_descriptor_limit();
     match &options.target {
-        Target::Pids(pids) => attach(options, pids, messages),
+        Target::Pids(pids) => {
+            let pids: Vec<Pid> = pids.iter().copied().map(Pid).collect();
+            for &pid in &pids {
+                failure::check(pid)?;
+            }
+            attach(options, Selection::processes(&pids), &pids, messages)
+        }
+        Target::Pgrep(pattern) => {
+            attach(options, Selection::matching(pattern.clone()), &[], messages)
+        }
+        Target::Cgroup(path) => {
+            let cgroup = Cgroup::find(path);
+            let cgroup = cgroup.ok_or_else(|| Failure::NoSuchCgroup(path.clone()))?;
+            attach(options, Selection::cgroup(cgroup), &[], messages)
+        }
         Target::Command(words) => launch(options, words, messages),
     }
 }
 
 fn attach(
     options: &RecordOptions,
-    pids: &[i32],
+    selection: Selection,
+    pids: &[Pid],
     messages: &mut impl Write,
 ) -> anyhow::Result<Exit> {
-    let pids: Vec<Pid> = pids.iter().copied().map(Pid).collect();
-    for &pid in &pids {
-        failure::check(pid)?;
-    }
-    let writer = start(options, &[], &pids)?;
-    let recorded = record(options, &pids, Baseline::Now, writer)?;
+    let writer = start(options, &[], pids)?;
+    let recorded = record(options, selection, writer, messages)?;
     recorded.tell(options, messages);
     if recorded.summary.samples == 0 {
-        let missed = summary_words::missed(&recorded.summary);
+        let missed = no_samples_because(options, &recorded.summary);
         Err(Failure::NoSamples { missed }.into())
     } else {
         Ok(Exit::Ok)
+    }
+}
+
+/// Why there are no samples, as far as it is known.
+fn no_samples_because(options: &RecordOptions, summary: &Summary) -> Option<String> {
+    if let Some(missed) = summary_words::missed(summary) {
+        return Some(missed);
+    }
+    if let Some(left_out) = summary_words::left_out(summary) {
+        return Some(format!("left out {left_out}"));
+    }
+    match &options.target {
+        Target::Pgrep(pattern) if summary.processes == 0 => {
+            Some(format!("no process matches '{}'", pattern.as_str()))
+        }
+        Target::Cgroup(path) if summary.processes == 0 => Some(format!(
+            "no process was in the control group {}",
+            path.display()
+        )),
+        _ => None,
     }
 }
 
@@ -84,7 +116,12 @@ fn launch(
             return Err(error.into());
         }
     };
-    let recorded = record(options, &[launched.pid()], Baseline::Zero, writer);
+    let recorded = record(
+        options,
+        Selection::command(launched.pid()),
+        writer,
+        messages,
+    );
     match &recorded {
         Ok(recorded) => {
             recorded.tell(options, messages);
@@ -168,9 +205,9 @@ struct Recorded {
 
 fn record(
     options: &RecordOptions,
-    pids: &[Pid],
-    baseline: Baseline,
+    selection: Selection,
     mut writer: Writer<BackgroundWriter<RecordingFile>>,
+    messages: &mut impl Write,
 ) -> anyhow::Result<Recorded> {
     let settings = RecordSettings {
         rate_hz: options.rate_hz,
@@ -178,9 +215,17 @@ fn record(
         max_overhead: options.max_overhead,
         pause_max: options.pause_max,
     };
+    let selection = selection.with_subprocesses(options.subprocesses);
+    let mut recorder = Recorder::new(settings, selection, &mut writer)?;
+    if recorder.has_nobody() && !options.quiet {
+        let nobody = match summary_words::left_out(&recorder.summary()) {
+            Some(left_out) => format!("nobody to record yet, left out {left_out}"),
+            None => "nobody to record yet".to_owned(),
+        };
+        say(messages, &format!("{nobody}; waiting"));
+    }
     let progress = Progress::start(options.duration, options.quiet);
     let mut is_warned = false;
-    let mut recorder = Recorder::new(settings, pids, baseline, &mut writer)?;
     let over = recorder.run(|elapsed_ns, costs| {
         let elapsed = Duration::from_nanos(elapsed_ns);
         progress.update(costs.samples(), costs.ticks, elapsed);
@@ -229,12 +274,13 @@ impl Recorded {
         let _unheard = summary_words::write(&self.summary, messages);
     }
 
-    /// Says so if the command's children used much of the CPU time: they are not part of the recording.
+    /// Says so if the command's children used much of the CPU time and are not part of the recording.
     fn tell_of_children(&self, ended: &Ended, options: &RecordOptions, messages: &mut impl Write) {
         let all = ended.user + ended.system;
         let others = all.saturating_sub(Duration::from_nanos(self.summary.cpu_ns));
         let is_much = others > all / 10 && others > CHILDREN_CPU_MIN;
-        if is_much && self.over == Over::TargetsEnded && !options.quiet {
+        let is_told = self.over == Over::TargetsEnded && !options.subprocesses;
+        if is_much && is_told && !options.quiet {
             let seconds = others.as_secs_f64();
             say(
                 messages,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::record::Share;
+use crate::record::{Pattern, Share};
 
 /// Samples per second at most: beyond it a target would hardly run between two stops.
 pub const RATE_HZ_MAX: f64 = 10_000.0;
@@ -19,7 +19,7 @@ pub const PAUSE_MIN: Duration = Duration::from_micros(10);
 pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A word that is not what its place on the command line asks for. clap puts the word and the option in front.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
     /// Not a rate.
     #[error("a rate is a number of samples per second above 0 and at most 10000")]
@@ -50,6 +50,9 @@ pub enum ValueError {
     /// Not a pause.
     #[error("a pause lasts from 10us to 1s")]
     Pause,
+    /// Not a regular expression.
+    #[error("{0}")]
+    Pattern(String),
     /// Not a share.
     #[error("a share is a number of percent from 0 to 100")]
     Percent,
@@ -146,6 +149,14 @@ pub fn parse_stack_size(word: &str) -> Result<usize, ValueError> {
     } else {
         Err(ValueError::StackSize)
     }
+}
+
+/// A regular expression that names of programs, or command lines, are to match.
+///
+/// # Errors
+/// For anything else, with what is wrong about it.
+pub fn parse_pattern(word: &str) -> Result<Pattern, ValueError> {
+    Pattern::new(word).map_err(|error| ValueError::Pattern(error.to_string()))
 }
 
 /// The number of a process: above 0.

@@ -1,5 +1,6 @@
 //! A profile made by hand: what the exports are tested with.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::profile::{
@@ -63,8 +64,11 @@ fn frames() -> Vec<ResolvedFrame> {
 
 fn thread(pid: i32, process: &str, tid: i32, name: &str) -> ResolvedThread {
     ResolvedThread {
+        process_index: pid.unsigned_abs(),
         pid,
+        parent: Some(1),
         process: process.into(),
+        command: process.split(' ').next().unwrap_or_default().into(),
         tid,
         name: name.into(),
     }
@@ -132,6 +136,8 @@ pub(super) fn summary() -> Summary {
         partial: 9,
         truncated: 3,
         missed: [(Missed::Late, 4), (Missed::ThreadEnded, 1)].into(),
+        processes: 1,
+        left_out: BTreeMap::new(),
         cpu_ns: 2_080 * MS,
         wall_ns: 3_000 * MS,
         target_stopped_ns: 209 * 45_000,
@@ -159,8 +165,26 @@ pub(super) fn summary() -> Summary {
 pub(super) fn two_processes() -> ResolvedProfile {
     let mut profile = profile();
     profile.threads[1].pid = 815;
+    profile.threads[1].process_index = 815;
+    profile.threads[1].command = "worker".into();
     profile.threads[1].process =
         "worker of \x1b[31m a very long command line that nobody wants to read to its end".into();
+    profile
+}
+
+/// The same with a third process, of the same program as the second.
+pub(super) fn two_of_one_program() -> ResolvedProfile {
+    let mut profile = two_processes();
+    let third = ResolvedThread {
+        process_index: 816,
+        pid: 816,
+        process: "worker of little".into(),
+        ..profile.threads[1].clone()
+    };
+    profile.threads.push(third);
+    profile
+        .stacks
+        .push(stack(2, &[5, 6], End::Complete, 20, 0, 2));
     profile
 }
 

@@ -40,10 +40,11 @@ pub(super) fn target(profile: &ResolvedProfile) -> String {
         1 => "1 thread".into(),
         several => format!("{several} threads"),
     };
-    let mut pids: Vec<i32> = profile.threads.iter().map(|thread| thread.pid).collect();
-    pids.sort_unstable();
-    pids.dedup();
-    match (profile.threads.first(), pids.len()) {
+    let processes = profile.threads.iter().map(|thread| thread.process_index);
+    let mut processes: Vec<u32> = processes.collect();
+    processes.sort_unstable();
+    processes.dedup();
+    match (profile.threads.first(), processes.len()) {
         (Some(thread), 1) => format!("{}, {threads}", process_label(thread)),
         (_, processes) => format!("{processes} processes, {threads}"),
     }

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde::ser::{Serialize, Serializer};
 
 use crate::profile::{
-    End, FrameKind, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile, ResolvedThread,
-    StackWeights, Summary, WeightedStack,
+    End, FrameKind, LeftOut, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile,
+    ResolvedThread, StackWeights, Summary, WeightedStack,
 };
 
 /// Counts up when a key changes its meaning or goes; a new key is no new version.
@@ -54,6 +54,8 @@ struct SummaryKeys<'a> {
     partial: u64,
     truncated: u64,
     missed: &'a BTreeMap<Missed, u64>,
+    processes: u64,
+    left_out: &'a BTreeMap<LeftOut, u64>,
     cpu_ns: u64,
     wall_ns: u64,
     target_stopped_ns: u64,
@@ -77,6 +79,8 @@ impl<'a> From<&'a Summary> for SummaryKeys<'a> {
             partial: summary.partial,
             truncated: summary.truncated,
             missed: &summary.missed,
+            processes: summary.processes,
+            left_out: &summary.left_out,
             cpu_ns: summary.cpu_ns,
             wall_ns: summary.wall_ns,
             target_stopped_ns: summary.target_stopped_ns,
@@ -155,6 +159,8 @@ impl<'a> Stack<'a> {
 #[derive(serde::Serialize)]
 struct Process<'a> {
     pid: i32,
+    parent: Option<i32>,
+    command: &'a str,
     name: &'a str,
 }
 
@@ -162,6 +168,8 @@ impl<'a> From<&'a ResolvedThread> for Process<'a> {
     fn from(thread: &'a ResolvedThread) -> Self {
         Self {
             pid: thread.pid,
+            parent: thread.parent,
+            command: &thread.command,
             name: &thread.process,
         }
     }
@@ -274,6 +282,8 @@ mod tests {
             "partial",
             "truncated",
             "missed",
+            "processes",
+            "left_out",
             "cpu_ns",
             "wall_ns",
             "target_stopped_ns",

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::View;
 use super::names::fit;
@@ -17,8 +17,8 @@ pub(super) const TRUNCATED: &str = "[truncated]";
 /// The mark of a stack whose callers could not be found.
 pub(super) const CALLERS_UNKNOWN: &str = "[callers unknown]";
 
-/// `profile` with frames of our own put outside the stacks: the process when there are several, the thread when `view`
-/// asks for it, and a mark on stacks that do not reach their root, so that they never look complete.
+/// `profile` with frames of our own put outside the stacks: the process when there are several, or all those of one name
+/// together unless `view` asks for threads; the thread if it does; and a mark on stacks that do not reach their root, so that they never look complete.
 pub(super) fn with_roots(profile: &ResolvedProfile, view: View) -> Cow<'_, ResolvedProfile> {
     let mut rooted = Rooted::new(profile, view);
     let stacks: Vec<WeightedStack> = profile
@@ -69,14 +69,24 @@ pub(super) fn is_note(profile: &ResolvedProfile, stack: &WeightedStack) -> bool 
 
 #[derive(PartialEq, Eq, Hash)]
 enum Root {
-    Process(i32),
+    Process(u32),
+    /// All processes of one name, by one of them.
+    Command(u32),
     Thread(u32),
     Cut(&'static str),
 }
 
+/// Processes of one name.
+#[derive(Clone, Copy)]
+struct Namesakes {
+    first: u32,
+    count: usize,
+}
+
 struct Rooted<'a> {
     profile: &'a ResolvedProfile,
-    processes: bool,
+    /// Processes of the same name, the first of them and how many there are; empty when they are not told apart.
+    namesakes: FxHashMap<&'a str, Namesakes>,
     threads: bool,
     /// The frames of the profile, then ours.
     frames: Vec<ResolvedFrame>,
@@ -86,11 +96,21 @@ struct Rooted<'a> {
 
 impl<'a> Rooted<'a> {
     fn new(profile: &'a ResolvedProfile, view: View) -> Self {
-        let mut pids = profile.threads.iter().map(|thread| thread.pid);
-        let first = pids.next();
+        let mut known = FxHashSet::default();
+        let mut namesakes: FxHashMap<&str, Namesakes> = FxHashMap::default();
+        for thread in &profile.threads {
+            if known.insert(thread.process_index) {
+                let first = thread.process_index;
+                let of_name = namesakes.entry(&thread.command);
+                of_name.or_insert(Namesakes { first, count: 0 }).count += 1;
+            }
+        }
+        if known.len() <= 1 {
+            namesakes.clear();
+        }
         Self {
             profile,
-            processes: pids.any(|pid| Some(pid) != first),
+            namesakes,
             threads: view.threads,
             frames: profile.frames.clone(),
             positions: FxHashMap::default(),
@@ -100,8 +120,16 @@ impl<'a> Rooted<'a> {
     fn stack(&mut self, stack: &WeightedStack) -> WeightedStack {
         let mut frames = Vec::with_capacity(stack.frames.len() + 3);
         if let Some(thread) = self.profile.threads.get(stack.thread as usize) {
-            if self.processes {
-                frames.push(self.frame(Root::Process(thread.pid), || process_label(thread)));
+            match self.namesakes.get(thread.command.as_str()) {
+                Some(&Namesakes { first, count }) if count > 1 && !self.threads => {
+                    let label = || format!("{} ({count} processes)", thread.command);
+                    frames.push(self.frame(Root::Command(first), label));
+                }
+                Some(_) => {
+                    let root = Root::Process(thread.process_index);
+                    frames.push(self.frame(root, || process_label(thread)));
+                }
+                None => {}
             }
             if self.threads {
                 frames.push(self.frame(Root::Thread(stack.thread), || thread_label(thread)));
@@ -129,5 +157,40 @@ impl<'a> Rooted<'a> {
             // Positions have 32 bits; a table with more frames would not fit in memory.
             u32::try_from(self.frames.len() - 1).unwrap_or(u32::MAX)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::example;
+    use super::*;
+    use crate::profile::Weight;
+
+    fn roots(profile: &ResolvedProfile, threads: bool) -> Vec<String> {
+        let view = View {
+            weight: Weight::Samples,
+            threads,
+        };
+        let rooted = with_roots(profile, view);
+        let outermost = |stack: &WeightedStack| {
+            let frame = stack.frames.first().map(|&frame| frame as usize);
+            frame.map(|frame| rooted.frames[frame].function.clone())
+        };
+        let mut roots: Vec<String> = rooted.stacks.iter().filter_map(outermost).collect();
+        roots.sort();
+        roots.dedup();
+        roots
+    }
+
+    #[test]
+    fn processes_of_one_program_are_one_unless_threads_are_told_apart() {
+        let profile = example::two_of_one_program();
+        let together = roots(&profile, false);
+        assert_eq!(together.len(), 2, "{together:?}");
+        assert_eq!(together[0], "./server --port 80 (4711)");
+        assert_eq!(together[1], "worker (2 processes)");
+        let apart = roots(&profile, true);
+        assert_eq!(apart.len(), 3, "{apart:?}");
+        assert_eq!(apart[2], "worker of little (816)");
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::units::{bytes, count, percent, time};
-use crate::profile::{Missed, Summary};
+use crate::profile::{LeftOut, Missed, Summary};
 
 /// Writes `summary` in a few lines.
 ///
@@ -17,6 +17,9 @@ pub fn write(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     }
     if let Some(missed) = missed(summary) {
         line(out, "missed", &missed)?;
+    }
+    if let Some(left_out) = left_out(summary) {
+        line(out, "left out", &left_out)?;
     }
     line(out, "target", &target(summary))?;
     if summary.stops > 0 {
@@ -101,12 +104,44 @@ fn reason_words(reason: Missed) -> &'static str {
     }
 }
 
+/// How many processes were left out and why; `None` when none was.
+pub fn left_out(summary: &Summary) -> Option<String> {
+    let counts = || summary.left_out.iter().filter(|&(_, &count)| count > 0);
+    let reasons: Vec<String> = counts()
+        .map(|(&reason, &processes)| format!("{} {}", count(processes), left_out_words(reason)))
+        .collect();
+    let all = counts().fold(0, |all: u64, (_, &count)| all.saturating_add(count));
+    (all > 0).then(|| format!("{}: {}", processes(all), reasons.join(", ")))
+}
+
+fn left_out_words(reason: LeftOut) -> &'static str {
+    match reason {
+        LeftOut::Ended => "ended first",
+        LeftOut::Denied => "denied by the kernel (another user's, or with more rights than ours)",
+        LeftOut::ThirtyTwoBit => "with a 32-bit program",
+        LeftOut::KernelThread => "of the kernel",
+        LeftOut::Unreadable => "with an unreadable state",
+        LeftOut::TooMany => "beyond what a recording holds",
+    }
+}
+
+fn processes(processes: u64) -> String {
+    match processes {
+        1 => "1 process".into(),
+        several => format!("{} processes", count(several)),
+    }
+}
+
 fn target(summary: &Summary) -> String {
-    format!(
+    let mut words = format!(
         "{} on a CPU in {}",
         time(summary.cpu_ns),
         time(summary.wall_ns)
-    )
+    );
+    if summary.processes > 1 {
+        words += &format!(", of {}", processes(summary.processes));
+    }
+    words
 }
 
 fn paused(summary: &Summary) -> String {
@@ -182,6 +217,22 @@ mod tests {
             ..Summary::default()
         };
         insta::assert_snapshot!(example::written(|out| write(&summary, out)));
+    }
+
+    #[test]
+    fn of_several_processes_and_of_those_left_out() {
+        let summary = Summary {
+            processes: 1234,
+            left_out: [(LeftOut::Ended, 12), (LeftOut::Denied, 1)].into(),
+            ..example::summary()
+        };
+        insta::assert_snapshot!(example::written(|out| write(&summary, out)));
+        let summary = Summary {
+            left_out: [(LeftOut::ThirtyTwoBit, 1)].into(),
+            ..summary
+        };
+        let one = "1 process: 1 with a 32-bit program";
+        assert_eq!(left_out(&summary).as_deref(), Some(one));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::heading::{printable_fit, write_heading, write_notes, write_nothing};
 use super::names::columns;
-use super::roots::thread_label;
+use super::roots::{process_label, thread_label};
 use super::{View, units};
 use crate::profile::{FunctionRow, Functions, ResolvedProfile, Weight, WeightedStack, functions};
 
@@ -76,11 +76,18 @@ fn write_threads(
     };
     let mut threads: Vec<_> = profile.threads.iter().zip(by_thread).collect();
     threads.sort_by_key(|(_, stacks)| Reverse(total(stacks)));
+    let first = profile.threads.first().map(|thread| thread.process_index);
+    let mut processes = profile.threads.iter().map(|thread| thread.process_index);
+    let is_of_several_processes = processes.any(|process| Some(process) != first);
     for (thread, stacks) in threads {
         part.stacks = stacks;
         let functions = functions(&part, weight);
         if functions.total > 0 {
-            let label = printable_fit(&thread_label(thread), options.width);
+            let mut label = thread_label(thread);
+            if is_of_several_processes {
+                label += &format!(" of {}", process_label(thread));
+            }
+            let label = printable_fit(&label, options.width);
             writeln!(
                 out,
                 "\n{label}: {}",

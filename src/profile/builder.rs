@@ -14,6 +14,8 @@ use super::summary::Summary;
 #[derive(Debug, Default)]
 pub struct ProfileBuilder {
     profile: Profile,
+    /// The last process of each number.
+    process_ids: FxHashMap<i32, usize>,
     thread_ids: FxHashMap<(ProcessId, i32), ThreadId>,
     tallies: Vec<ThreadTally>,
 }
@@ -124,12 +126,16 @@ impl SampleSink for ProfileBuilder {
     type Error = UnknownId;
 
     fn process(&mut self, process: &ProcessInfo) -> Result<ProcessId, UnknownId> {
-        let known = self
-            .profile
-            .processes
-            .iter()
-            .position(|known| known.pid == process.pid);
-        let id = known.unwrap_or(self.profile.processes.len());
+        let processes = &self.profile.processes;
+        let known = self.process_ids.get(&process.pid).copied().filter(|&id| {
+            let known = processes.get(id).and_then(|known| known.birth);
+            match (known, process.birth) {
+                (Some(known), Some(birth)) => known.started_ticks == birth.started_ticks,
+                (None, _) | (_, None) => true,
+            }
+        });
+        let id = known.unwrap_or(processes.len());
+        self.process_ids.insert(process.pid, id);
         match self.profile.processes.get_mut(id) {
             Some(known) => known.clone_from(process),
             None => self.profile.processes.push(process.clone()),
@@ -221,11 +227,13 @@ fn last_id(len: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::sample::{ThreadState, Weights};
+    use super::super::sink::Birth;
     use super::*;
 
     fn process() -> ProcessInfo {
         ProcessInfo {
             pid: 7,
+            birth: None,
             command_line: "worker --fast".into(),
             executable: "/usr/bin/worker".into(),
         }
@@ -273,6 +281,33 @@ mod tests {
             .map(|stack| (stack.thread, stack.weights.cpu_ns, stack.weights.samples))
             .collect();
         assert_eq!(cpu, [(threads[0], 8, 2), (threads[1], 4, 1)]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_number_given_again_is_another_process() -> Result<(), UnknownId> {
+        let mut builder = ProfileBuilder::new();
+        let born = |started_ticks, command_line: &str| ProcessInfo {
+            birth: Some(Birth {
+                parent: 1,
+                started_ticks,
+            }),
+            command_line: command_line.into(),
+            ..process()
+        };
+        let first = builder.process(&born(100, "make"))?;
+        let then = builder.process(&born(100, "cc1"))?;
+        let other = builder.process(&born(200, "ld"))?;
+        assert_eq!(first, then);
+        assert_ne!(first, other);
+        assert_eq!(builder.process(&born(200, "ld"))?, other);
+        let threads = [
+            builder.thread(&thread(first, 7, "cc1"))?,
+            builder.thread(&thread(other, 7, "ld"))?,
+        ];
+        assert_ne!(threads[0], threads[1]);
+        let lines = builder.finish().processes;
+        assert_eq!(lines, [born(100, "cc1"), born(200, "ld")]);
         Ok(())
     }
 

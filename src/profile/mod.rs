@@ -21,8 +21,8 @@ pub use resolved::{
     FrameKind, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights, Weight, WeightedStack,
 };
 pub use sample::{Observation, ThreadState, Weights};
-pub use sink::{ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
+pub use sink::{Birth, ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
 pub use stacks::{
     End, FrameId, FrameKey, ModuleId, NodeId, ProcessId, StackId, StackNode, StackTable, ThreadId,
 };
-pub use summary::{Missed, Overhead, PauseNs, Summary};
+pub use summary::{LeftOut, Missed, Overhead, PauseNs, Summary};

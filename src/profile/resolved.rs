@@ -94,10 +94,16 @@ pub struct WeightedStack {
 /// A thread by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedThread {
+    /// Which process of the recording it is of: numbers of processes are given again.
+    pub process_index: u32,
     /// Its process's number.
     pub pid: i32,
+    /// The number of its process's parent, if that is known.
+    pub parent: Option<i32>,
     /// Its process's command line.
     pub process: String,
+    /// What its process is called: the name of its first thread, or that of its program.
+    pub command: String,
     /// Its number.
     pub tid: i32,
     /// Its name.

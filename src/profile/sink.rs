@@ -88,10 +88,21 @@ pub enum UnknownId {
 pub struct ProcessInfo {
     /// Its number.
     pub pid: i32,
+    /// Where it comes from, if that is known.
+    pub birth: Option<Birth>,
     /// Its command line, arguments joined by spaces; its `comm` when it has none.
     pub command_line: String,
     /// The path of its executable.
     pub executable: String,
+}
+
+/// Where a process comes from. Two of one number are the same process if they were started at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Birth {
+    /// Its parent when it was first seen.
+    pub parent: i32,
+    /// When it was started, in clock ticks since boot (/proc/PID/stat, field 22).
+    pub started_ticks: u64,
 }
 
 /// What is known of a thread when it is first seen, or when its name has changed.

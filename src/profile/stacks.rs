@@ -63,6 +63,8 @@ pub enum FrameKey {
     Ended,
     /// A sample of the thread was due and its stack could not be had.
     NoStack,
+    /// CPU time of a process's children that ended before they could be looked at, or after they were last.
+    ChildrenEnded,
     /// CPU time of a thread that was only ever found asleep: the innermost frame, put there when a recording is read.
     UnseenCpu,
 }

@@ -28,6 +28,24 @@ pub enum Missed {
     Budget,
 }
 
+/// Why a process that was to be recorded was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeftOut {
+    /// It ended before it could be looked at.
+    Ended,
+    /// The kernel does not let us look at it.
+    Denied,
+    /// It runs a 32-bit program.
+    ThirtyTwoBit,
+    /// It is part of the kernel.
+    KernelThread,
+    /// What the kernel tells of it cannot be read.
+    Unreadable,
+    /// So many were recorded already that a recording holds no more.
+    TooMany,
+}
+
 /// How long threads stood still, per stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseNs {
@@ -72,6 +90,10 @@ pub struct Summary {
     pub truncated: u64,
     /// Samples that were due and not taken.
     pub missed: BTreeMap<Missed, u64>,
+    /// Processes that were recorded.
+    pub processes: u64,
+    /// Processes that were to be recorded and were not.
+    pub left_out: BTreeMap<LeftOut, u64>,
     /// CPU time of the target while it was recorded.
     pub cpu_ns: u64,
     /// How long the recording lasted.

@@ -8,7 +8,7 @@ use sampler_platforms::linux;
 use sampler_unwind::StackEnd;
 
 use super::budget::SECOND_NS;
-use crate::profile::{End, Missed, Overhead, PauseNs, Summary};
+use crate::profile::{End, LeftOut, Missed, Overhead, PauseNs, Summary};
 
 /// Pauses longer than this are counted as this long, in nanoseconds.
 const PAUSE_NS_MAX: u64 = 60_000_000_000;
@@ -26,6 +26,9 @@ pub struct Costs {
     partial: u64,
     truncated: u64,
     missed: BTreeMap<Missed, u64>,
+    /// Processes taken in.
+    pub processes: u64,
+    left_out: BTreeMap<LeftOut, u64>,
     repaired_syscalls: u64,
     target_stopped_ns: u64,
     pauses_ns: Histogram<u64>,
@@ -52,6 +55,8 @@ impl Default for Costs {
             partial: 0,
             truncated: 0,
             missed: BTreeMap::new(),
+            processes: 0,
+            left_out: BTreeMap::new(),
             repaired_syscalls: 0,
             target_stopped_ns: 0,
             pauses_ns,
@@ -128,6 +133,11 @@ impl Costs {
         }
     }
 
+    /// A process that was to be recorded is not.
+    pub fn left_out(&mut self, reason: LeftOut) {
+        *self.left_out.entry(reason).or_default() += 1;
+    }
+
     /// Samples taken so far.
     pub fn samples(&self) -> u64 {
         self.complete + self.partial + self.truncated
@@ -156,6 +166,8 @@ impl Costs {
             partial: self.partial,
             truncated: self.truncated,
             missed: self.missed.clone(),
+            processes: self.processes,
+            left_out: self.left_out.clone(),
             cpu_ns: self.cpu_ns,
             wall_ns: elapsed_ns,
             target_stopped_ns: self.target_stopped_ns,

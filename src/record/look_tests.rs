@@ -18,6 +18,7 @@ fn process_of(target: &Target) -> TargetProcess {
     let now_ns = clock::monotonic_ns();
     let mut process = TargetProcess::new(
         Pid(target.pid()),
+        None,
         Baseline::Now,
         STACK_BYTES_MAX,
         None,

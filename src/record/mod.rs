@@ -3,15 +3,19 @@
 //! [`SampleSink`]: crate::profile::SampleSink
 
 mod budget;
+mod children;
 mod costs;
+mod finder;
 mod habits;
 mod images;
 mod look;
 mod meter;
 mod overhead;
 mod process;
+mod process_table;
 mod recorder;
 mod schedule;
+mod selection;
 mod snapshot;
 mod stack_copy;
 mod stack_plan;
@@ -20,7 +24,7 @@ mod thread;
 pub use budget::Share;
 pub use costs::Costs;
 pub use look::PAUSE_MAX_DEFAULT;
-pub use process::Baseline;
 pub use recorder::{Over, RecordSettings, Recorder};
+pub use selection::{Pattern, Selection};
 pub use snapshot::{Snapshot, ThreadLook, ThreadSnapshot, snapshot};
 pub use stack_plan::STACK_BYTES_MAX_DEFAULT;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustc_hash::FxHashMap;
 use sampler_platforms::linux::proc::maps::{self, Mapping};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
-use sampler_platforms::linux::proc::stat::{self, ProcState};
+use sampler_platforms::linux::proc::stat::{self, ProcState, Stat};
 use sampler_platforms::linux::proc::syscall::SyscallState;
 use sampler_platforms::linux::proc::task::{self, ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{self, names};
@@ -16,14 +16,16 @@ use sampler_platforms::{Pid, Tid};
 use sampler_unwind::{Avma, Frame, MemoryReader, Modules, Stack};
 
 use super::budget::Share;
+use super::children::ChildrenCpu;
 use super::habits::Unexplained;
 use super::images::{Images, LoadedModule, Places};
 use super::look::ProcessView;
 use super::overhead::Pauses;
+use super::process_table::Kin;
 use super::stack_plan::{StackMappings, StackPlan};
 use super::thread::Thread;
 use crate::profile::{
-    FrameKey, ModuleId, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
+    Birth, FrameKey, ModuleId, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
 };
 
 /// How long after the mappings were read they are read again at the earliest, because a stack led nowhere: at first,
@@ -33,10 +35,16 @@ const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
 
 /// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
 const CLOCK_PARTS: u64 = 400;
+/// How much of a command line is recorded, in bytes: a build has some thousand of them, of some thousand bytes each.
+const COMMAND_LINE_BYTES_MAX: usize = 1024;
+
+/// At how many looks at a process it is asked whether it has become another program, however familiar its code looks:
+/// a process that was just forked mostly does.
+const LOOKS_AS_NEW: u8 = 4;
 
 /// What the kernel had accounted to threads when the recording began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Baseline {
+pub(super) enum Baseline {
     /// What they had used before is not part of the recording: the process was running already.
     Now,
     /// All they ever used is: the process was started for the recording.
@@ -86,8 +94,14 @@ pub(super) struct TargetProcess {
     pub threads_ended: bool,
     ended_threads: Option<ThreadId>,
     description: ProcessInfo,
-    /// When it was started, in clock ticks since boot: with its number, this is who it is.
-    start_time_ticks: Option<u64>,
+    /// Who it is, and whose child; `None` when it was gone before that could be read.
+    kin: Option<Kin>,
+    /// Its parent when it was last asked.
+    pub parent: Option<Pid>,
+    /// What its children used.
+    pub children: ChildrenCpu,
+    /// Looks at it that are still to come in which it counts as new.
+    looks_as_new: u8,
     /// Where which module was said to lie.
     placed: Places,
 }
@@ -99,17 +113,21 @@ impl TargetProcess {
     /// When `sink` could not keep it.
     pub(super) fn new<S: SampleSink>(
         pid: Pid,
+        kin: Option<Kin>,
         baseline: Baseline,
         stack_bytes_max: usize,
         max_overhead: Share,
         sink: &mut S,
     ) -> Result<Self, S::Error> {
         let living = living_thread(pid);
-        let description = describe(pid, living);
+        let description = describe(pid, living, kin);
         let id = sink.process(&description)?;
-        let cpu_ns_before = match baseline {
-            Baseline::Now => cpu_ns(pid).unwrap_or(0),
-            Baseline::Zero => 0,
+        let (cpu_ns_before, children_ns_before) = match baseline {
+            Baseline::Now => (
+                cpu_ns(pid).unwrap_or(0),
+                stat::read(pid).map_or(0, |stat| stat.waited_cpu_ns()),
+            ),
+            Baseline::Zero => (0, 0),
         };
         Ok(Self {
             pid,
@@ -137,7 +155,10 @@ impl TargetProcess {
             threads_ended: false,
             ended_threads: None,
             description,
-            start_time_ticks: stat::read(pid).map(|stat| stat.start_time_ticks).ok(),
+            kin,
+            parent: kin.map(|kin| kin.parent),
+            children: ChildrenCpu::new(children_ns_before),
+            looks_as_new: LOOKS_AS_NEW,
             placed: Places::default(),
         })
     }
@@ -277,7 +298,7 @@ impl TargetProcess {
         &mut self,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        let description = describe(self.pid, self.memory.pid());
+        let description = describe(self.pid, self.memory.pid(), self.kin);
         if description != self.description && !description.executable.is_empty() {
             sink.process(&description)?;
             self.description = description;
@@ -359,12 +380,25 @@ impl TargetProcess {
         Ok(changed)
     }
 
-    /// Notes whether `stack` shows that the mappings may have changed.
+    /// Notes whether `stack` shows that the mappings may have changed, or, while the process is new, its name.
     pub(super) fn check(&mut self, stack: &Stack) {
+        if self.looks_as_new > 0 {
+            self.looks_as_new -= 1;
+            self.stale |= self.has_another_name();
+        }
         let is_outside = |frame: &Frame| {
             !self.modules.is_executable(frame.address) || self.stacks.find(frame.sp).is_none()
         };
         self.stale |= !stack.end.is_complete() || stack.frames.first().is_some_and(is_outside);
+    }
+
+    /// Whether its first thread is called otherwise than when that was last read: execve(2) names it.
+    fn has_another_name(&self) -> bool {
+        let main = self
+            .threads
+            .iter()
+            .find(|thread| thread.tid.0 == self.pid.0);
+        main.is_some_and(|main| names::of_a_process(self.pid).is_ok_and(|name| name != main.name))
     }
 
     /// The frames of `stack` as they are recorded, outermost first, with `kernel` innermost.
@@ -462,18 +496,42 @@ impl TargetProcess {
         Ok(id)
     }
 
-    /// Whether the process has ended, be it that its parent has not taken notice yet.
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether the process has ended, be it that its parent has not taken notice yet. Takes notice of who its parent
+    /// is, if it has not.
+    pub(super) fn has_ended(&mut self) -> bool {
         match stat::read(self.pid) {
+            // Its number may have been given to another.
+            Ok(stat) if self.is_another(&stat) => true,
             Ok(stat) if matches!(stat.state, ProcState::Zombie | ProcState::Dead) => {
                 task::list(self.pid).map_or(true, |tids| tids.len() <= 1)
             }
-            // Its number may have been given to another.
-            Ok(stat) => self
-                .start_time_ticks
-                .is_some_and(|ticks| ticks != stat.start_time_ticks),
+            Ok(stat) => {
+                self.parent = Some(stat.parent);
+                false
+            }
             Err(error) => proc::is_gone(&error),
         }
+    }
+
+    fn is_another(&self, stat: &Stat) -> bool {
+        self.kin
+            .is_some_and(|kin| kin.started_ticks != stat.start_time_ticks)
+    }
+
+    /// Reads what it is accounted of its children.
+    pub(super) fn read_children_cpu(&mut self) {
+        if let Ok(stat) = stat::read(self.pid)
+            && !self.is_another(&stat)
+        {
+            self.children.read(&stat);
+        }
+    }
+
+    /// All that it and its children are known to have used, before the recording too.
+    pub(super) fn known_cpu_ns(&self) -> u64 {
+        self.cpu_ns_before
+            .saturating_add(self.observed_cpu_ns)
+            .saturating_add(self.children.known_ns())
     }
 }
 
@@ -511,22 +569,36 @@ fn living_thread(pid: Pid) -> Pid {
         .unwrap_or(pid)
 }
 
-/// What process `pid` is, as its thread `living` shows it.
-fn describe(pid: Pid, living: Pid) -> ProcessInfo {
-    let arguments = names::command_line(living).unwrap_or_default();
+/// The command line of a process, its arguments joined by spaces; its name when it has none.
+pub(super) fn command_line_of(pid: Pid) -> String {
+    let arguments = names::command_line(pid).unwrap_or_default();
     let words: Vec<_> = arguments
         .iter()
         .map(|argument| argument.to_string_lossy())
         .collect();
-    let command_line = match words.is_empty() {
+    match words.is_empty() {
         true => names::of_a_process(pid).unwrap_or_default(),
         false => words.join(" "),
-    };
+    }
+}
+
+/// What process `pid` is, as its thread `living` shows it.
+fn describe(pid: Pid, living: Pid, kin: Option<Kin>) -> ProcessInfo {
+    let mut command_line = command_line_of(living);
+    if command_line.len() > COMMAND_LINE_BYTES_MAX {
+        let cut = (0..COMMAND_LINE_BYTES_MAX).rfind(|&at| command_line.is_char_boundary(at));
+        command_line.truncate(cut.unwrap_or(0));
+        command_line.push('…');
+    }
     let executable = names::executable(living)
         .map(|(path, _)| path.to_string_lossy().into_owned())
         .unwrap_or_default();
     ProcessInfo {
         pid: pid.0,
+        birth: kin.map(|kin| Birth {
+            parent: kin.parent.0,
+            started_ticks: kin.started_ticks,
+        }),
         command_line,
         executable,
     }

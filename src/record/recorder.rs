@@ -1,21 +1,25 @@
 //! One recording, from the first look to the last: the event loop.
 
+mod processes;
+
 use std::time::Duration;
 
-use sampler_platforms::Pid;
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::task::ThreadReadError;
 use sampler_platforms::linux::{self, JobControl, StopWatch, clock};
 
+use self::processes::Thoroughness;
 use super::budget::Share;
 use super::costs::{Costs, OwnUse};
+use super::finder::Finder;
 use super::images::Images;
 use super::look::{Looker, Seen, Unseen, is_late};
 use super::overhead::{OwnCpu, Slice};
 use super::process::{Baseline, TargetProcess};
 use super::schedule::Schedule;
+use super::selection::Selection;
 use crate::profile::{
-    End, FrameKey, Missed, Observation, SampleSink, Summary, ThreadState, Weights,
+    End, FrameKey, Missed, Observation, SampleSink, Summary, ThreadId, ThreadState, Weights,
 };
 
 /// How often what was recorded is made safe, after the first look, in nanoseconds; what a `kill -9` can lose.
@@ -75,6 +79,8 @@ pub enum Over {
 pub struct Recorder<'s, S: SampleSink> {
     settings: RecordSettings,
     sink: &'s mut S,
+    finder: Finder,
+    /// In the order in which they were found: parents before their children.
     processes: Vec<TargetProcess>,
     images: Images,
     looker: Looker,
@@ -113,14 +119,14 @@ pub struct Recorder<'s, S: SampleSink> {
 }
 
 impl<'s, S: SampleSink> Recorder<'s, S> {
-    /// Begins with `targets`.
+    /// Begins with those of `selection` that are there. Of those that it names, it must be known that they can be
+    /// sampled.
     ///
     /// # Errors
     /// When `sink` could not keep what is known of them.
     pub fn new(
         settings: RecordSettings,
-        targets: &[Pid],
-        baseline: Baseline,
+        selection: Selection,
         sink: &'s mut S,
     ) -> Result<Self, S::Error> {
         let began_ns = clock::monotonic_ns();
@@ -131,6 +137,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             schedule: Schedule::new(settings.rate_hz, began_ns, fastrand::Rng::new()),
             settings,
             sink,
+            finder: Finder::new(selection),
             processes: Vec::new(),
             images: Images::default(),
             costs: Costs::default(),
@@ -155,21 +162,15 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             job_control: JobControl::hold_back().ok(),
             own_before,
         };
-        for &pid in targets {
-            let stack_bytes_max = recorder.settings.stack_bytes_max;
-            let mut process =
-                TargetProcess::new(pid, baseline, stack_bytes_max, max_overhead, recorder.sink)?;
-            process.find_threads(began_ns, baseline, recorder.sink)?;
-            process.refresh_mappings(&mut recorder.images, recorder.sink)?;
-            recorder.processes.push(process);
-        }
-        if baseline == Baseline::Now {
-            recorder
-                .processes
-                .iter_mut()
-                .for_each(TargetProcess::begin_now);
+        for found in recorder.finder.begin(began_ns) {
+            recorder.take_in(found, began_ns)?;
         }
         Ok(recorder)
+    }
+
+    /// Whether nobody is there to be recorded yet, or nobody who can be.
+    pub fn has_nobody(&self) -> bool {
+        self.processes.is_empty() && !self.finder.is_over()
     }
 
     /// Records until `over` says why to end; it is asked before every tick, with the time since the beginning in
@@ -184,7 +185,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         loop {
             let now_ns = clock::monotonic_ns();
             let reason = match over(now_ns - self.began_ns, &self.costs) {
-                None if self.processes.is_empty() => Some(Over::TargetsEnded),
+                None if self.finder.is_over() => Some(Over::TargetsEnded),
                 reason => reason,
             };
             // Whoever asks to end straight away still gets one look at everything.
@@ -278,6 +279,9 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         self.tick_number += 1;
         self.tick_ns = clock::monotonic_ns();
         self.looker.wake();
+        for found in self.finder.find(self.tick_ns) {
+            self.take_in(found, self.tick_ns)?;
+        }
         self.find_threads()?;
         self.slice = Slice::new(self.own_cpu.slice_ns());
         let count = self.processes.len();
@@ -439,6 +443,9 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         process.check(self.looker.stack());
         let now_ns = clock::monotonic_ns();
         if process.refresh_stale_mappings(now_ns, &mut self.images, self.sink)? {
+            // Perhaps all of them are others: it has executed another program.
+            process.refresh_names(self.sink)?;
+            process.refresh_description(self.sink)?;
             let (view, threads) = process.split();
             self.looker.walk_again(view, &mut threads[at]);
         }
@@ -456,9 +463,14 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         self.emit(index, observation)
     }
 
-    fn emit(&mut self, index: usize, mut observation: Observation) -> Result<(), S::Error> {
-        self.costs.cpu_ns += observation.weights.cpu_ns;
+    fn emit(&mut self, index: usize, observation: Observation) -> Result<(), S::Error> {
         self.processes[index].observed_cpu_ns += observation.weights.cpu_ns;
+        self.emit_for_nobody(observation)
+    }
+
+    /// The same for what is not of a process's own accounts.
+    fn emit_for_nobody(&mut self, mut observation: Observation) -> Result<(), S::Error> {
+        self.costs.cpu_ns += observation.weights.cpu_ns;
         observation.at_ns = observation.at_ns.saturating_sub(self.began_ns);
         self.sink.observation(&observation)
     }
@@ -478,11 +490,13 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     /// Between ticks: ended processes, the flush.
     fn keep_up(&mut self) -> Result<(), S::Error> {
         let now_ns = clock::monotonic_ns();
-        self.drop_ended(now_ns)?;
+        let thoroughness = self.thoroughness(now_ns);
+        self.drop_ended(thoroughness)?;
         let samples = self.costs.samples();
         if now_ns >= self.flush_due_ns && samples > self.flushed_samples {
             self.flush_due_ns = now_ns + FLUSH_NS;
             self.flushed_samples = samples;
+            self.account_children()?;
             for process in &mut self.processes {
                 process.refresh_names(self.sink)?;
                 process.refresh_description(self.sink)?;
@@ -493,24 +507,14 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         Ok(())
     }
 
-    /// Drops processes that have ended: those all of whose threads were found to have, and now and then also others,
-    /// whose threads are left alone or cannot be paid for.
-    fn drop_ended(&mut self, now_ns: u64) -> Result<(), S::Error> {
-        let is_due = now_ns >= self.ended_due_ns;
-        if is_due {
-            self.ended_due_ns = now_ns + ASK_ENDED_NS;
+    /// Processes are asked whether they have ended when all their threads were found to have, and now and then also
+    /// when those are left alone or cannot be paid for.
+    fn thoroughness(&mut self, now_ns: u64) -> Thoroughness {
+        if now_ns < self.ended_due_ns {
+            return Thoroughness::WithoutThreads;
         }
-        let mut index = 0;
-        while index < self.processes.len() {
-            let process = &self.processes[index];
-            if (is_due || process.threads.is_empty()) && process.has_ended() {
-                self.close_accounts(index)?;
-                self.processes.swap_remove(index);
-            } else {
-                index += 1;
-            }
-        }
-        Ok(())
+        self.ended_due_ns = now_ns + ASK_ENDED_NS;
+        Thoroughness::All
     }
 
     fn flush(&mut self) -> Result<(), S::Error> {
@@ -536,6 +540,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
 
     fn finish(&mut self) -> Result<(), S::Error> {
         self.wait_for_late();
+        self.account_children()?;
         for index in 0..self.processes.len() {
             self.close_accounts(index)?;
         }
@@ -588,23 +593,29 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             return Ok(());
         }
         let thread = process.ended_threads(self.sink)?;
-        let stack = self.sink.stack(&[FrameKey::Ended], End::Partial)?;
-        let weights = Weights {
-            cpu_ns,
-            ..Weights::default()
-        };
-        let at_ns = clock::monotonic_ns();
-        self.emit(
-            index,
-            Observation {
-                thread,
-                at_ns,
-                state: ThreadState::Unseen,
-                stack,
-                ticks: 0,
-                weights,
+        let observation = self.unseen(FrameKey::Ended, thread, cpu_ns)?;
+        self.emit(index, observation)
+    }
+
+    /// CPU time that is known from accounts alone, under the only frame `key`.
+    fn unseen(
+        &mut self,
+        key: FrameKey,
+        thread: ThreadId,
+        cpu_ns: u64,
+    ) -> Result<Observation, S::Error> {
+        let stack = self.sink.stack(&[key], End::Partial)?;
+        Ok(Observation {
+            thread,
+            at_ns: clock::monotonic_ns(),
+            state: ThreadState::Unseen,
+            stack,
+            ticks: 0,
+            weights: Weights {
+                cpu_ns,
+                ..Weights::default()
             },
-        )
+        })
     }
 }
 

@@ -65,7 +65,7 @@ pub fn snapshot<S: SampleSink>(
     sink: &mut S,
 ) -> Result<Snapshot, S::Error> {
     let began_ns = clock::monotonic_ns();
-    let mut process = TargetProcess::new(pid, Baseline::Now, stack_bytes_max, None, sink)?;
+    let mut process = TargetProcess::new(pid, None, Baseline::Now, stack_bytes_max, None, sink)?;
     process.find_threads(began_ns, Baseline::Now, sink)?;
     process.refresh_mappings(&mut Images::default(), sink)?;
     let mut looker = Looker::new(stack_bytes_max, PAUSE_MAX, STOP_WITHIN);

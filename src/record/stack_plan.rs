@@ -107,8 +107,10 @@ impl StackPlan {
 
     fn home_span(&self) -> Option<Span> {
         let home = self.home.as_ref()?;
+        // A root outside of it is that of another program, whose mappings are not known yet.
         let end = self
             .root
+            .filter(|root| home.contains(root))
             .and_then(|root| root.checked_add(ROOT_FRAME_BYTES))
             .map_or(home.end, |root| root.min(home.end));
         let start = Avma(end.0.saturating_sub(self.bytes).max(home.start.0));
@@ -156,6 +158,17 @@ mod tests {
     const HOME: Range<Avma> = Avma(0x10_0000)..Avma(0x12_0000);
     const OTHER: Range<Avma> = Avma(0x50_0000)..Avma(0x51_0000);
     const HEAP: Range<Avma> = Avma(0x1000_0000)..Avma(0x2000_0000);
+
+    #[test]
+    fn a_root_below_the_thread_s_own_stack_is_another_program_s() {
+        let mut plan = StackPlan::new(STACK_BYTES_MAX_DEFAULT);
+        plan.settle(HOME.start, &mappings());
+        // The stack that execve made lies where nothing was known to be.
+        plan.learn(&ended(StackEnd::Root, 0x4_0000), &mappings());
+        let CopyPlan { home, .. } = plan.plan(OTHER.start, 128, &mappings());
+        let home = home.expect("it stands on another stack");
+        assert_eq!(home.start.0 + home.bytes as u64, HOME.end.0);
+    }
 
     fn mappings() -> StackMappings {
         StackMappings::new(vec![HEAP, HOME, OTHER])

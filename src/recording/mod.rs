@@ -49,7 +49,7 @@ pub struct RecordingInfo {
     pub arch: String,
     /// The command that was launched, by argument; empty when running processes were attached to.
     pub command: Vec<String>,
-    /// The processes that were to be recorded.
+    /// The processes that were to be recorded, where they were given by number.
     pub pids: Vec<i32>,
 }
 

@@ -253,6 +253,12 @@ impl<W: Write> SampleSink for Writer<W> {
         self.counts.add_text(process.executable.as_bytes())?;
         let id = ProcessId(self.counts.add_process()?);
         self.make_records()?;
+        if let Some(birth) = process.birth {
+            self.push(&Record::Birth {
+                parent: birth.parent,
+                started_ticks: birth.started_ticks,
+            })?;
+        }
         self.push(&Record::Process {
             pid: process.pid,
             command_line: &process.command_line,

@@ -18,6 +18,7 @@ pub(super) fn special_frame(key: FrameKey) -> Option<ResolvedFrame> {
         FrameKey::BlockedInFault => ("[blocked: page fault]".to_owned(), FrameKind::Blocked),
         FrameKey::Stopped => ("[stopped]".to_owned(), FrameKind::Blocked),
         FrameKey::Ended => ("[thread ended unseen]".to_owned(), FrameKind::Note),
+        FrameKey::ChildrenEnded => ("[children ended unseen]".to_owned(), FrameKind::Note),
         FrameKey::UnseenCpu => ("[cpu: never caught running]".to_owned(), FrameKind::Note),
         FrameKey::NoStack => ("[no stack]".to_owned(), FrameKind::Note),
     };
@@ -83,6 +84,7 @@ mod tests {
             (FrameKey::BlockedInFault, "[blocked: page fault]"),
             (FrameKey::Stopped, "[stopped]"),
             (FrameKey::Ended, "[thread ended unseen]"),
+            (FrameKey::ChildrenEnded, "[children ended unseen]"),
             (FrameKey::NoStack, "[no stack]"),
         ] {
             assert_eq!(name(key).as_deref(), Some(expected));

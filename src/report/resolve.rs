@@ -8,8 +8,9 @@ use rustc_hash::FxHashMap;
 use super::frame_names::{end_frame, named_frame, special_frame, unknown_frame};
 use super::unnamed::Unnamed;
 use crate::profile::{
-    End, FrameKey, FrameKind, NodeId, Profile, ResolvedFrame, ResolvedProfile, ResolvedThread,
-    StackId, StackTable, StackWeights, ThreadId, ThreadInfo, ThreadStack, WeightedStack,
+    End, FrameKey, FrameKind, NodeId, ProcessId, ProcessInfo, Profile, ResolvedFrame,
+    ResolvedProfile, ResolvedThread, StackId, StackTable, StackWeights, ThreadId, ThreadInfo,
+    ThreadStack, WeightedStack,
 };
 use crate::symbols::Symbolize;
 
@@ -20,11 +21,12 @@ use crate::symbols::Symbolize;
 pub fn resolve(profile: &Profile, symbolizer: &mut dyn Symbolize) -> ResolvedProfile {
     let names = Names::of(profile, symbolizer);
     let mut stacks = StackResolver::new(profile, names);
+    let commands = commands(profile);
     let mut resolved = ResolvedProfile {
         threads: profile
             .threads
             .iter()
-            .map(|thread| resolve_thread(profile, thread))
+            .map(|thread| resolve_thread(profile, &commands, thread))
             .collect(),
         summary: profile.summary.clone(),
         ..ResolvedProfile::default()
@@ -53,14 +55,46 @@ pub fn resolve(profile: &Profile, symbolizer: &mut dyn Symbolize) -> ResolvedPro
     resolved
 }
 
-fn resolve_thread(profile: &Profile, thread: &ThreadInfo) -> ResolvedThread {
+fn resolve_thread(
+    profile: &Profile,
+    commands: &FxHashMap<ProcessId, &str>,
+    thread: &ThreadInfo,
+) -> ResolvedThread {
     let process = profile.processes.get(thread.process.index());
+    let command = commands.get(&thread.process).copied();
+    let command = command.or_else(|| process.map(program_name));
     ResolvedThread {
+        process_index: thread.process.0,
+        parent: process
+            .and_then(|process| process.birth)
+            .map(|birth| birth.parent),
+        command: command.unwrap_or_default().to_owned(),
         pid: process.map_or(thread.tid, |process| process.pid),
         process: process.map_or_else(String::new, |process| process.command_line.clone()),
         tid: thread.tid,
         name: thread.name.clone(),
     }
+}
+
+/// The names of the first thread of each process that has one.
+fn commands(profile: &Profile) -> FxHashMap<ProcessId, &str> {
+    let is_first = |thread: &&ThreadInfo| {
+        let process = profile.processes.get(thread.process.index());
+        process.is_some_and(|process| process.pid == thread.tid) && !thread.name.is_empty()
+    };
+    let first = profile.threads.iter().filter(is_first);
+    first
+        .map(|thread| (thread.process, thread.name.as_str()))
+        .collect()
+}
+
+/// What a process's program is called, as far as that is known.
+fn program_name(process: &ProcessInfo) -> &str {
+    let path = match process.executable.as_str() {
+        "" => process.command_line.split(' ').next().unwrap_or_default(),
+        path => path,
+    };
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// Resolved frames, each once.
@@ -291,7 +325,7 @@ fn expansions<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{ModuleId, ModuleInfo, ProcessId, ProcessInfo};
+    use crate::profile::{Birth, ModuleId, ModuleInfo};
     use crate::symbols::Symbol;
     use sampler_unwind::FrameOrigin;
 
@@ -369,6 +403,7 @@ mod tests {
         let resolved = resolve(
             &Profile {
                 processes: vec![ProcessInfo {
+                    birth: None,
                     pid: 7,
                     command_line: "app -x".to_owned(),
                     executable: "/bin/app".to_owned(),
@@ -386,6 +421,46 @@ mod tests {
             &mut symbolizer,
         );
         (resolved, symbolizer)
+    }
+
+    #[test]
+    fn a_process_is_called_as_its_first_thread_or_its_program() {
+        let process = |pid, executable: &str, command_line: &str| ProcessInfo {
+            pid,
+            birth: Some(Birth {
+                parent: pid - 1,
+                started_ticks: 0,
+            }),
+            command_line: command_line.to_owned(),
+            executable: executable.to_owned(),
+        };
+        let thread = |process, tid, name: &str| ThreadInfo {
+            process: ProcessId(process),
+            tid,
+            name: name.to_owned(),
+        };
+        let profile = Profile {
+            processes: vec![
+                process(7, "/usr/bin/dash", "sh -c x"),
+                process(9, "/usr/bin/dash", "sh -c x"),
+                process(11, "", "/opt/app -x"),
+            ],
+            threads: vec![
+                thread(0, 8, "other"),
+                thread(0, 7, "sh"),
+                thread(1, 10, "other"),
+                thread(2, 12, "other"),
+            ],
+            ..Profile::default()
+        };
+        let resolved = resolve(&profile, &mut Fake::default());
+        let of = |thread: &ResolvedThread| (thread.command.clone(), thread.parent);
+        let commands: Vec<_> = resolved.threads.iter().map(of).collect();
+        let expected = [("sh", 6), ("sh", 6), ("dash", 8), ("app", 10)];
+        assert_eq!(
+            commands,
+            expected.map(|(name, parent)| (name.to_owned(), Some(parent)))
+        );
     }
 
     fn names(resolved: &ResolvedProfile, stack: usize) -> Vec<&str> {

@@ -94,6 +94,7 @@ fn seen(thread: u32, at_ns: u64, stack: u32, weights: Weights) -> Call {
 fn small() -> Vec<Call> {
     let mut calls = vec![
         Call::Process(ProcessInfo {
+            birth: None,
             pid: 4711,
             command_line: "nginx: worker".into(),
             executable: "/usr/sbin/nginx".into(),
@@ -257,6 +258,8 @@ fn epochs_void_stack_ids_and_change_nothing_else() -> TestResult {
     assert!(writer.flush(&Summary::default())?);
     assert!(!writer.flush(&Summary::default())?);
     let process = writer.process(&ProcessInfo {
+        birth: None,
+        birth: None,
         pid: 1,
         command_line: String::new(),
         executable: String::new(),

@@ -5,8 +5,8 @@ use sampler_unwind::{BuildId, FrameOrigin};
 
 use super::support::Call;
 use crate::profile::{
-    End, FrameKey, Missed, ModuleId, ModuleInfo, Observation, ProcessInfo, StackId, Summary,
-    ThreadId, ThreadState, Weights,
+    Birth, End, FrameKey, LeftOut, Missed, ModuleId, ModuleInfo, Observation, ProcessInfo, StackId,
+    Summary, ThreadId, ThreadState, Weights,
 };
 
 fn texts() -> impl Strategy<Value = String> {
@@ -44,6 +44,7 @@ fn frames() -> impl Strategy<Value = FrameKey> {
         1 => Just(FrameKey::Ended),
         1 => Just(FrameKey::NoStack),
         1 => Just(FrameKey::UnseenCpu),
+        1 => Just(FrameKey::ChildrenEnded),
     ]
 }
 
@@ -81,15 +82,30 @@ fn summaries() -> impl Strategy<Value = Summary> {
         1..u64::MAX,
         0..3,
     );
-    (ns(), ns(), missed, -1e9..1e9f64).prop_map(|(samples, cpu_ns, missed, complete_ratio)| {
-        Summary {
+    let left_out = prop::collection::btree_map(
+        prop_oneof![Just(LeftOut::Ended), Just(LeftOut::TooMany)],
+        1..u64::MAX,
+        0..2,
+    );
+    (ns(), ns(), missed, left_out, -1e9..1e9f64).prop_map(
+        |(samples, cpu_ns, missed, left_out, complete_ratio)| Summary {
             samples,
             cpu_ns,
             missed,
+            processes: samples / 2,
+            left_out,
             complete_ratio,
             ..Summary::default()
-        }
-    })
+        },
+    )
+}
+
+fn births() -> impl Strategy<Value = Option<Birth>> {
+    let birth = any::<(i32, u64)>().prop_map(|(parent, started_ticks)| Birth {
+        parent,
+        started_ticks,
+    });
+    prop::option::of(birth)
 }
 
 /// Any call of a sink.
@@ -101,8 +117,8 @@ pub(super) fn calls() -> impl Strategy<Value = Call> {
     ];
     let bytes = || prop::option::of(prop::collection::vec(any::<u8>(), 0..40));
     prop_oneof![
-        2 => (any::<i32>(), texts(), texts()).prop_map(|(pid, command_line, executable)| {
-            Call::Process(ProcessInfo { pid, command_line, executable })
+        2 => (any::<i32>(), births(), texts(), texts()).prop_map(|(pid, birth, command_line, executable)| {
+            Call::Process(ProcessInfo { pid, birth, command_line, executable })
         }),
         2 => (any::<u32>(), any::<i32>(), texts())
             .prop_map(|(process, tid, name)| Call::Thread(process, tid, name)),

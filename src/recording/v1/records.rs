@@ -80,6 +80,11 @@ pub(in super::super) enum Record<'a> {
     },
     /// Frames, nodes and stacks above are no longer named; those below are numbered from 0 again.
     Epoch,
+    /// Where the process comes from whose record is the next.
+    Birth {
+        parent: i32,
+        started_ticks: u64,
+    },
 }
 
 /// A column of numbers. See `packed.rs`.
@@ -107,6 +112,7 @@ pub(in super::super) enum Frame {
     Ended,
     NoStack,
     UnseenCpu,
+    ChildrenEnded,
 }
 
 /// How a frame was found, by number.
@@ -174,6 +180,7 @@ impl From<FrameKey> for Frame {
             FrameKey::Ended => Frame::Ended,
             FrameKey::NoStack => Frame::NoStack,
             FrameKey::UnseenCpu => Frame::UnseenCpu,
+            FrameKey::ChildrenEnded => Frame::ChildrenEnded,
         }
     }
 }
@@ -204,6 +211,7 @@ impl Frame {
             Frame::Ended => FrameKey::Ended,
             Frame::NoStack => FrameKey::NoStack,
             Frame::UnseenCpu => FrameKey::UnseenCpu,
+            Frame::ChildrenEnded => FrameKey::ChildrenEnded,
         })
     }
 }
@@ -296,5 +304,11 @@ mod tests {
         assert_eq!(bytes(&Record::Flush { summary: &[1] }), [8, 1, 1]);
         assert_eq!(bytes(&Record::Epoch), [9]);
         assert_eq!(bytes(&Record::Frame(Frame::UnseenCpu)), [4, 7]);
+        assert_eq!(bytes(&Record::Frame(Frame::ChildrenEnded)), [4, 8]);
+        let birth = Record::Birth {
+            parent: 1,
+            started_ticks: 300,
+        };
+        assert_eq!(bytes(&birth), [10, 2, 0xac, 0x02]);
     }
 }

@@ -10,8 +10,8 @@ use super::observations::{ColumnsReader, History};
 use super::records::{Record, Start, end_from_number};
 use super::summary::SummaryCodec;
 use crate::profile::{
-    End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink, StackId,
-    Summary, ThreadId, ThreadInfo,
+    Birth, End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink,
+    StackId, Summary, ThreadId, ThreadInfo,
 };
 use sampler_unwind::BuildId;
 
@@ -43,6 +43,8 @@ pub(in super::super) struct Replay<'s, S> {
     counts: Counts,
     /// The sink's ids, by ours.
     processes: Vec<ProcessId>,
+    /// Of the process whose record is the next.
+    birth: Option<Birth>,
     threads: Vec<ThreadId>,
     modules: Vec<ModuleId>,
     /// With the sink's module ids.
@@ -78,6 +80,7 @@ impl<'s, S: SampleSink> Replay<'s, S> {
             sink,
             counts: Counts::default(),
             processes: Vec::new(),
+            birth: None,
             threads: Vec::new(),
             modules: Vec::new(),
             frames: Vec::new(),
@@ -155,6 +158,16 @@ impl<'s, S: SampleSink> Replay<'s, S> {
                 self.observations(ColumnsReader::new(count, columns))
             }
             Record::Flush { summary } => self.flush(summary),
+            Record::Birth {
+                parent,
+                started_ticks,
+            } => {
+                self.birth = Some(Birth {
+                    parent,
+                    started_ticks,
+                });
+                Ok(())
+            }
             Record::Epoch => {
                 self.frames.clear();
                 self.nodes.clear();
@@ -176,6 +189,7 @@ impl<'s, S: SampleSink> Replay<'s, S> {
         self.counts.add_text(executable.as_bytes())?;
         let info = ProcessInfo {
             pid,
+            birth: self.birth.take(),
             command_line: command_line.to_owned(),
             executable: executable.to_owned(),
         };

@@ -5,7 +5,7 @@
 
 use postcard::{take_from_bytes, to_io};
 
-use crate::profile::{Missed, Overhead, PauseNs, Summary};
+use crate::profile::{LeftOut, Missed, Overhead, PauseNs, Summary};
 
 /// The first key of the counts in [`Summary::missed`].
 const MISSED_KEY: u8 = 128;
@@ -21,6 +21,19 @@ const MISSED: [Missed; 9] = [
     Missed::Torn,
     Missed::LeftAlone,
     Missed::Budget,
+];
+
+/// The first key of the counts in [`Summary::left_out`].
+const LEFT_OUT_KEY: u8 = 160;
+
+/// The reasons, by key from [`LEFT_OUT_KEY`].
+const LEFT_OUT: [LeftOut; 6] = [
+    LeftOut::Ended,
+    LeftOut::Denied,
+    LeftOut::ThirtyTwoBit,
+    LeftOut::KernelThread,
+    LeftOut::Unreadable,
+    LeftOut::TooMany,
 ];
 
 /// Values by key.
@@ -76,6 +89,8 @@ fn values(summary: &Summary) -> Values {
         partial,
         truncated,
         missed,
+        processes,
+        left_out,
         cpu_ns,
         wall_ns,
         target_stopped_ns,
@@ -114,10 +129,14 @@ fn values(summary: &Summary) -> Values {
         overhead.pause_max_ns,
         overhead.thread_stopped.to_bits(),
         overhead.sampler_cpu.to_bits(),
+        *processes,
     ];
     values[..fixed.len()].copy_from_slice(&fixed);
     for (&reason, &count) in missed {
         values[usize::from(missed_key(reason))] = count;
+    }
+    for (&reason, &count) in left_out {
+        values[usize::from(left_out_key(reason))] = count;
     }
     values
 }
@@ -126,6 +145,11 @@ fn summary(values: &Values) -> Summary {
     let missed = MISSED
         .into_iter()
         .map(|reason| (reason, values[usize::from(missed_key(reason))]))
+        .filter(|&(_, count)| count > 0)
+        .collect();
+    let left_out = LEFT_OUT
+        .into_iter()
+        .map(|reason| (reason, values[usize::from(left_out_key(reason))]))
         .filter(|&(_, count)| count > 0)
         .collect();
     Summary {
@@ -137,6 +161,8 @@ fn summary(values: &Values) -> Summary {
         partial: values[5],
         truncated: values[6],
         missed,
+        processes: values[23],
+        left_out,
         cpu_ns: values[7],
         wall_ns: values[8],
         target_stopped_ns: values[9],
@@ -158,6 +184,18 @@ fn summary(values: &Values) -> Summary {
             sampler_cpu: f64::from_bits(values[22]),
         },
     }
+}
+
+fn left_out_key(reason: LeftOut) -> u8 {
+    LEFT_OUT_KEY
+        + match reason {
+            LeftOut::Ended => 0,
+            LeftOut::Denied => 1,
+            LeftOut::ThirtyTwoBit => 2,
+            LeftOut::KernelThread => 3,
+            LeftOut::Unreadable => 4,
+            LeftOut::TooMany => 5,
+        }
 }
 
 fn missed_key(reason: Missed) -> u8 {
@@ -182,7 +220,7 @@ mod tests {
     #[test]
     fn every_value_has_a_key_of_its_own() {
         let mut from = [0; 256];
-        for (key, value) in (0..23).chain(128..137).zip(1000..) {
+        for (key, value) in (0..24).chain(128..137).chain(160..166).zip(1000..) {
             from[key] = value;
         }
         assert_eq!(values(&summary(&from)), from);

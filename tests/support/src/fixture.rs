@@ -123,6 +123,7 @@ pub const RECIPES: &[Recipe] = &[
     recipe("exec_midway", "exec_midway.c", Tool::Gcc, "-O2 -g"),
     recipe("exits", "exits.c", Tool::Gcc, "-O2 -g"),
     recipe("forks", "forks.c", Tool::Gcc, "-O2 -g"),
+    recipe("families", "families.c", Tool::Gcc, "-O2 -g"),
     recipe("big_mapping", "big_mapping.c", Tool::Gcc, "-O2 -g"),
     recipe(
         "big_library.so",

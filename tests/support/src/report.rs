@@ -1,6 +1,6 @@
 //! The JSON of `sampler report`, as types: what a test asks of a profile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -33,6 +33,8 @@ pub struct Summary {
     pub partial: u64,
     pub truncated: u64,
     pub missed: BTreeMap<String, u64>,
+    pub processes: u64,
+    pub left_out: BTreeMap<String, u64>,
     pub cpu_ns: u64,
     pub wall_ns: u64,
     pub target_stopped_ns: u64,
@@ -77,9 +79,23 @@ pub struct PauseNs {
     reason = "the keys are documented where they are written"
 )]
 pub struct Stack {
+    pub process: Process,
     pub frames: Vec<Frame>,
     pub weights: Weights,
     pub end: String,
+}
+
+/// Whose stack it is.
+#[derive(Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(
+    missing_docs,
+    reason = "the keys are documented where they are written"
+)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: Option<i32>,
+    pub command: String,
+    pub name: String,
 }
 
 /// What a stack stands for.
@@ -188,6 +204,16 @@ impl Report {
     pub fn cpu_ns(&self, pleases: impl Fn(&Stack) -> bool) -> u64 {
         let pleasing = self.stacks.iter().filter(|stack| pleases(stack));
         pleasing.map(|stack| stack.weights.cpu_ns).sum()
+    }
+
+    /// The share of CPU time of processes of this name.
+    pub fn share_of_command(&self, command: &str) -> f64 {
+        self.cpu_share(|stack| stack.process.command == command)
+    }
+
+    /// The processes, each once.
+    pub fn processes(&self) -> BTreeSet<&Process> {
+        self.stacks.iter().map(|stack| &stack.process).collect()
     }
 
     /// The share of CPU time of the stacks that please.

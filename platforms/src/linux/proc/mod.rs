@@ -3,9 +3,11 @@
 //! Each file has a pure `parse` and a `read` or the like that does the I/O. See
 //! [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html).
 
+pub mod cgroup;
 pub mod fd;
 pub mod maps;
 pub mod names;
+pub mod processes;
 pub mod schedstat;
 pub mod stat;
 pub mod status;

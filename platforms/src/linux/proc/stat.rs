@@ -16,8 +16,15 @@ pub struct Stat {
     pub state: ProcState,
     /// The process that started it, zero when that lies outside our pid namespace.
     pub parent: Pid,
+    /// Its process group, by the number of the process that leads it or did.
+    pub group: Pid,
+    /// Its session, likewise. A process is born into its parent's and can leave it for one of its own alone.
+    pub session: Pid,
     /// `PF_*` of include/linux/sched.h.
     pub flags: u32,
+    /// CPU time of all children that it has waited for, and of those that they had waited for. In clock ticks: what is
+    /// less than one is missing of the time in user code and of that in the kernel.
+    pub waited_cpu_ticks: u64,
     /// How many threads the process has.
     pub threads: u32,
     /// When it began, in clock ticks since boot: with the pid, this names a process for good.
@@ -49,7 +56,16 @@ pub enum ProcState {
     Other(u8),
 }
 
+/// One clock tick of these files, in nanoseconds: USER_HZ is 100 on x86_64 and aarch64 (asm/param.h), whatever the
+/// kernel's own ticks are.
+const TICK_NS: u64 = 10_000_000;
+
 impl Stat {
+    /// [`Stat::waited_cpu_ticks`] in nanoseconds.
+    pub fn waited_cpu_ns(&self) -> u64 {
+        self.waited_cpu_ticks.saturating_mul(TICK_NS)
+    }
+
     /// Whether it is a thread of the kernel's, without memory of its own.
     pub fn is_kernel_thread(&self) -> bool {
         /// include/linux/sched.h.
@@ -83,15 +99,30 @@ pub fn parse(text: &[u8]) -> Result<Stat, Malformed> {
     let rest: Vec<&[u8]> = fields(rest.trim_ascii()).take(FIELDS_MAX).collect();
     // proc(5) counts from 1, and the state is its field 3.
     let field = |number: usize| rest.get(number - 3).copied();
+    let pid_at = |number, name| {
+        field(number)
+            .and_then(decimal)
+            .map(Pid)
+            .ok_or(malformed(name))
+    };
+    // Printed as signed numbers.
+    let ticks_at = |number, name| {
+        let ticks: Result<i64, _> = field(number).and_then(decimal).ok_or(malformed(name));
+        ticks.map(|ticks| u64::try_from(ticks).unwrap_or(0))
+    };
+    let waited = [
+        ticks_at(16, "user time of children")?,
+        ticks_at(17, "system time of children")?,
+    ];
     Ok(Stat {
         pid: decimal(pid).ok_or(malformed("pid"))?,
         comm: comm.to_vec(),
         state: field(3).and_then(state).ok_or(malformed("state"))?,
-        parent: field(4)
-            .and_then(decimal)
-            .map(Pid)
-            .ok_or(malformed("parent"))?,
+        parent: pid_at(4, "parent")?,
+        group: pid_at(5, "process group")?,
+        session: pid_at(6, "session")?,
         flags: field(9).and_then(decimal).ok_or(malformed("flags"))?,
+        waited_cpu_ticks: waited[0].saturating_add(waited[1]),
         threads: field(20)
             .and_then(decimal)
             .ok_or(malformed("number of threads"))?,
@@ -169,15 +200,19 @@ mod tests {
         #[test]
         fn says_what_the_kernel_said(
             pid in 1i32.., comm in any::<Vec<u8>>(), parent in 0i32.., flags in any::<u32>(), threads in any::<u32>(),
-            start in any::<u64>(), processor in any::<u32>(),
+            start in any::<u64>(), processor in any::<u32>(), group in 0i32.., session in 0i32.., user in 0..1u64 << 40,
+            system in 0..1u64 << 40,
         ) {
             let mut text = format!("{pid} (").into_bytes();
             text.extend(&comm);
-            text.extend(format!(") T {parent} 1 1 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 {threads} 0 {start}").bytes());
+            text.extend(format!(
+                ") T {parent} {group} {session} 0 -1 {flags} 1 2 3 4 5 6 {user} {system} 20 0 {threads} 0 {start}"
+            ).bytes());
             text.extend(" 9".repeat(16).bytes());
             text.extend(format!(" {processor} 0 0 0\n").bytes());
             let expected = Stat {
-                pid, comm, state: ProcState::Stopped, parent: Pid(parent), flags, threads,
+                pid, comm, state: ProcState::Stopped, parent: Pid(parent), group: Pid(group),
+                session: Pid(session), flags, waited_cpu_ticks: user + system, threads,
                 start_time_ticks: start, processor,
             };
             prop_assert_eq!(parse(&text), Ok(expected));
