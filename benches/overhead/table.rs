@@ -17,8 +17,8 @@ pub(crate) struct Turns {
 
 pub(crate) const FOOT: &str = "\
 slower: the median window, the best tenth of the windows, all windows together; each against the turns without.
-stood still, pauses: by the looker's own account (medians of all turns; max: the longest). Of eu-stack and gdb a pause
-is how long the command ran, which is longer than the target stood.
+stood still, pauses: by the looker's own account (medians of all turns; max: the longest); the time stood still is that
+of all threads added up. Of eu-stack and gdb a pause is how long the command ran, which is longer than the target stood.
 CPU/look: CPU time of the sampler for one look at one thread, sleepers included; of peers for one sample, or for one
 run of the command. -: it does not tell.";
 
