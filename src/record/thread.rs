@@ -151,7 +151,8 @@ impl Accounted {
     }
 }
 
-fn rounded_ns(ns: u64) -> u64 {
+/// A time as it is kept.
+pub(super) fn rounded_ns(ns: u64) -> u64 {
     ns - ns % RESOLUTION_NS
 }
 

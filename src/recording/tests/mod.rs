@@ -259,7 +259,6 @@ fn epochs_void_stack_ids_and_change_nothing_else() -> TestResult {
     assert!(!writer.flush(&Summary::default())?);
     let process = writer.process(&ProcessInfo {
         birth: None,
-        birth: None,
         pid: 1,
         command_line: String::new(),
         executable: String::new(),
@@ -335,6 +334,7 @@ fn threads_that_are_too_many_share_a_number() -> TestResult {
     let mut writer = Writer::create(Vec::new(), &info())?;
     writer.set_own_threads_max(2);
     let process = writer.process(&ProcessInfo {
+        birth: None,
         pid: 1,
         command_line: String::new(),
         executable: String::new(),
