@@ -50,8 +50,8 @@ fn read_partial(sampler: &Sampler) -> ReadOutcome {
 
 #[test]
 fn the_target_runs_on_and_the_recording_is_readable_a_thousand_times() {
-    const TARGETS: usize = 5;
-    const KILLS_OF_EACH: usize = 200;
+    const TARGETS: usize = 20;
+    const KILLS_OF_EACH: usize = 50;
     let mut moments = random(1, 5_000..60_000);
     for _ in 0..TARGETS {
         kill_again_and_again(moments.by_ref().take(KILLS_OF_EACH));
