@@ -13,6 +13,9 @@ const OFTEN: &[&str] = &["-r", "1000"];
 /// More than what is written before the first sample.
 const START_BYTES: u64 = 600;
 
+/// How long fifty kills may take on a slow disk.
+const LONGER_THAN_ALL: Duration = Duration::from_secs(900);
+
 /// Microseconds, spread unevenly, the same in every run.
 fn random(seed: u64, range: std::ops::Range<u64>) -> impl Iterator<Item = Duration> {
     let mut state = seed;
@@ -50,8 +53,8 @@ fn read_partial(sampler: &Sampler) -> ReadOutcome {
 
 #[test]
 fn the_target_runs_on_and_the_recording_is_readable_a_thousand_times() {
-    const TARGETS: usize = 5;
-    const KILLS_OF_EACH: usize = 200;
+    const TARGETS: usize = 20;
+    const KILLS_OF_EACH: usize = 50;
     let mut moments = random(1, 5_000..60_000);
     for _ in 0..TARGETS {
         kill_again_and_again(moments.by_ref().take(KILLS_OF_EACH));
@@ -61,7 +64,8 @@ fn the_target_runs_on_and_the_recording_is_readable_a_thousand_times() {
 #[track_caller]
 fn kill_again_and_again(moments: impl Iterator<Item = Duration>) {
     let sampler = sampler!();
-    let target = Target::start("sixteen", &[]);
+    let mut target = Target::start("sixteen", &[]);
+    target.live_for(LONGER_THAN_ALL);
     assert_eq!(target.threads().len(), 17);
     for moment in moments {
         let mut running = begin(&sampler, &target);

@@ -124,6 +124,25 @@ mod tests {
         );
     }
 
+    #[test]
+    fn an_hour_that_has_passed_at_once_is_left_out_and_not_caught_up() {
+        const HOUR_NS: u64 = 3_600_000_000_000;
+        const PERIOD_NS: u64 = 1_000_000;
+        let mut schedule = schedule(1_000.0);
+        let mut now = schedule.due_ns();
+        assert_eq!(schedule.advance(now), 0);
+        now = schedule.due_ns() + HOUR_NS;
+        let left_out = schedule.advance(now);
+        assert!((3_599_999..=3_600_001).contains(&left_out), "{left_out}");
+        // And then on as before: no tick is due at once, and none is left out.
+        for _ in 0..100 {
+            assert!(schedule.due_ns() >= now + PERIOD_NS / 4);
+            assert!(schedule.due_ns() <= now + PERIOD_NS * 2);
+            now = schedule.due_ns();
+            assert_eq!(schedule.advance(now), 0);
+        }
+    }
+
     proptest! {
         #[test]
         fn a_tick_is_never_due_at_once(rate in 0.1f64..10_000.0, lateness in prop::collection::vec(0u64..1_000_000_000, 1..50)) {

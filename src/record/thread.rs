@@ -348,3 +348,67 @@ impl Thread {
         self.rest.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sampler_platforms::Pid;
+
+    use super::*;
+
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    const TICK_NS: u64 = 1_000_000;
+
+    fn sched(cpu_ns: u64, timeslices: u64) -> SchedStat {
+        SchedStat {
+            cpu_ns,
+            run_queue_ns: 0,
+            timeslices,
+        }
+    }
+
+    /// Of nobody: only its accounts are looked at.
+    fn thread(now_ns: u64) -> Thread {
+        let files = ThreadFiles::new(Pid(0), Tid(0));
+        let plan = StackPlan::new(4096);
+        let pauses = Pauses::new(None, now_ns);
+        let mut thread = Thread::new(Tid(0), ThreadId(0), String::new(), files, plan, pauses);
+        thread.begin(now_ns, sched(0, 1));
+        thread
+    }
+
+    fn observe(thread: &mut Thread, now_ns: u64, sched: SchedStat, state: ThreadState) -> Weights {
+        let stack = StackId(0);
+        let observation = thread.observe(now_ns, sched, state, stack, End::Complete);
+        observation.weights
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_is_no_cpu_time() {
+        let mut thread = thread(0);
+        let running = ThreadState::Running;
+        let before = observe(&mut thread, TICK_NS, sched(TICK_NS / 2, 2), running);
+        assert_eq!((before.cpu_ns, before.wall_ns), (TICK_NS / 2, TICK_NS));
+        // What the kernel accounted in that hour, no more.
+        let now_ns = TICK_NS + HOUR_NS;
+        let after = observe(&mut thread, now_ns, sched(TICK_NS, 3), running);
+        assert_eq!((after.cpu_ns, after.wall_ns), (TICK_NS / 2, HOUR_NS));
+        let next = observe(
+            &mut thread,
+            now_ns + TICK_NS,
+            sched(2 * TICK_NS, 4),
+            running,
+        );
+        assert_eq!((next.cpu_ns, next.wall_ns), (TICK_NS, TICK_NS));
+    }
+
+    #[test]
+    fn who_slept_through_a_jump_of_the_clock_slept_so_long() {
+        let mut thread = thread(0);
+        observe(&mut thread, TICK_NS, sched(10, 2), ThreadState::Blocked);
+        let (_, ticks) = thread.holds_still(TICK_NS + HOUR_NS, sched(10, 2)).unwrap();
+        assert_eq!(ticks, 1, "one look, however long after the last");
+        let held = thread.take_held().unwrap();
+        assert_eq!((held.weights.cpu_ns, held.weights.wall_ns), (0, HOUR_NS));
+        assert!(thread.take_held().is_none());
+    }
+}

@@ -147,8 +147,9 @@ fn step_over_seize(registers: &mut [libc::greg_t; 23]) {
     let is = |register: i32, value: i64| registers[register.cast_unsigned() as usize] == value;
     let is_seize =
         is(libc::REG_RAX, libc::SYS_ptrace) && is(libc::REG_RDI, i64::from(libc::PTRACE_SEIZE));
-    let pc = registers[libc::REG_RIP.cast_unsigned() as usize];
-    let at = ptr::with_exposed_provenance::<[u8; 2]>(pc.cast_unsigned() as usize);
+    let pc = registers[libc::REG_RIP.cast_unsigned() as usize].cast_unsigned();
+    let Ok(pc) = usize::try_from(pc) else { return };
+    let at = ptr::with_exposed_provenance::<[u8; 2]>(pc);
     // SAFETY: the thread was executing there, so at least one byte is mapped, and code does not end with it.
     if is_seize && unsafe { at.read_unaligned() } == SYSCALL {
         registers[libc::REG_RIP.cast_unsigned() as usize] += 2;
@@ -182,13 +183,16 @@ mod tests {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
         let after = |number: i64, request: libc::c_uint, code: [u8; 2]| {
             let mut registers = [0; 23];
-            let pc = code.as_ptr().expose_provenance() as i64;
-            registers[libc::REG_RIP as usize] = pc;
-            registers[libc::REG_RAX as usize] = number;
-            registers[libc::REG_RDI as usize] = i64::from(request);
+            let pc = i64::try_from(code.as_ptr().expose_provenance()).unwrap();
+            registers[libc::REG_RIP.cast_unsigned() as usize] = pc;
+            registers[libc::REG_RAX.cast_unsigned() as usize] = number;
+            registers[libc::REG_RDI.cast_unsigned() as usize] = i64::from(request);
             step_over_seize(&mut registers);
-            let answer = registers[libc::REG_RAX as usize];
-            (registers[libc::REG_RIP as usize] - pc, answer)
+            let answer = registers[libc::REG_RAX.cast_unsigned() as usize];
+            (
+                registers[libc::REG_RIP.cast_unsigned() as usize] - pc,
+                answer,
+            )
         };
         let eintr = -i64::from(libc::EINTR);
         let ptrace = libc::SYS_ptrace;
