@@ -20,9 +20,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Asserts that the recording has the CPU time `used` by all processes together. Of what the kernel accounts to a parent
-/// less than a clock tick (10 ms) may be missing of the children's user and of their system time each, and as much of
-/// what a process used after it was last read.
+/// Asserts that the recording has the CPU time `used` by all processes together. Of what the kernel accounts to a
+/// parent less than a clock tick (10 ms) may be missing of the children's user and of their system time each, and as
+/// much of what a process used after it was last read.
 #[track_caller]
 fn expect_cpu(report: &Report, used: Duration) {
     let recorded = Duration::from_nanos(report.summary.cpu_ns);

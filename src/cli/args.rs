@@ -81,16 +81,16 @@ pub struct RecordArgs {
     /// Record all processes whose name or command line matches, those that start later too
     ///
     /// The name is the one `ps` shows, of up to 15 characters; the command line has its arguments joined by spaces, as
-    /// for `pgrep -f`. It is enough that REGEX is found somewhere in one of them; ^ and $ stand for the start and end of
-    /// either. Never matches sampler itself or the processes that started it. The recording goes on, even while none
+    /// for `pgrep -f`. It is enough that REGEX is found somewhere in one of them; ^ and $ stand for the start and end
+    /// of either. Never matches sampler itself or the processes that started it. The recording goes on, even while none
     /// matches, until the duration is over or Ctrl-C.
     #[arg(short = 'P', long, value_name = "REGEX", value_parser = parse_pattern, allow_hyphen_values = true)]
     pub pgrep: Option<Pattern>,
 
     /// Record all processes in this control group and those below it, those that enter later too
     ///
-    /// PATH is a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup, of version 1 or 2. The recording goes on,
-    /// even while the group is empty, until the duration is over or Ctrl-C.
+    /// PATH is a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup, of version 1 or 2. The recording goes
+    /// on, even while the group is empty, until the duration is over or Ctrl-C.
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
 

@@ -5,9 +5,9 @@ use std::process::ExitStatus;
 
 /// How a run of `sampler` ended.
 ///
-/// There are two families. With `-p`, `-P` and `--cgroup` the codes 0 to 5 say what happened. With a command the exit status is the
-/// command's own, as if `sampler` were not there, and 125 to 127 say that there is no such status, as `env` and
-/// `timeout` do. A command line that makes no sense is 2 in both: nothing was started yet.
+/// There are two families. With `-p`, `-P` and `--cgroup` the codes 0 to 5 say what happened. With a command the exit
+/// status is the command's own, as if `sampler` were not there, and 125 to 127 say that there is no such status, as
+/// `env` and `timeout` do. A command line that makes no sense is 2 in both: nothing was started yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// All done: 0.

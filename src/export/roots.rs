@@ -17,8 +17,9 @@ pub(super) const TRUNCATED: &str = "[truncated]";
 /// The mark of a stack whose callers could not be found.
 pub(super) const CALLERS_UNKNOWN: &str = "[callers unknown]";
 
-/// `profile` with frames of our own put outside the stacks: the process when there are several, or all those of one name
-/// together unless `view` asks for threads; the thread if it does; and a mark on stacks that do not reach their root, so that they never look complete.
+/// `profile` with frames of our own put outside the stacks: the process when there are several, or all those of one
+/// name together unless `view` asks for threads; the thread if it does; and a mark on stacks that do not reach their
+/// root, so that they never look complete.
 pub(super) fn with_roots(profile: &ResolvedProfile, view: View) -> Cow<'_, ResolvedProfile> {
     let mut rooted = Rooted::new(profile, view);
     let stacks: Vec<WeightedStack> = profile

@@ -8,7 +8,8 @@
 //! `/proc/PID/task/TID/children` would have to be asked of every thread that ran, and many kernels lack it.
 //!
 //! From time to time all processes are listed besides, for what that does not show: a process that was renamed or has
-//! entered a control group, numbers out of order (`clone3` with `set_tid`), a system that does not tell the last number.
+//! entered a control group, numbers out of order (`clone3` with `set_tid`), a system that does not tell the last
+//! number.
 //!
 //! Whose child a process is, is known when it is first seen, by its parent. Where that has ended meanwhile (it has
 //! another parent then), its session tells, or its process group.
@@ -26,8 +27,8 @@ use super::selection::{Selection, Wanted};
 /// More new numbers than this are not asked one by one: all processes are listed instead.
 const NEW_MAX: i32 = 512;
 
-/// How often a number that is new is asked whether it is wanted by its name, at a tick each: a program gets its name some
-/// time after its process.
+/// How often a number that is new is asked whether it is wanted by its name, at a tick each: a program gets its name
+/// some time after its process.
 const LOOKS_AT_NEW: u8 = 8;
 
 /// How often a number that is new and that nobody has is asked, at a tick each: the fork may not be done.
@@ -135,7 +136,8 @@ impl<T: ProcessTable> Finder<T> {
         }
     }
 
-    /// Those that are there when the recording begins: first those asked for by number, each parent before its children.
+    /// Those that are there when the recording begins: first those asked for by number, each parent before its
+    /// children.
     pub(super) fn begin(&mut self, now_ns: u64) -> Vec<Found> {
         let baseline = match self.selection.wanted {
             Wanted::Command(_) => Baseline::Zero,

@@ -418,8 +418,8 @@ fn it_is_over_when_those_asked_for_have_ended() {
 }
 
 proptest! {
-    /// Whatever is started and ends, in whatever order: all that descend from the command, and were there at a tick, are
-    /// found at that tick, each once, and nobody else.
+    /// Whatever is started and ends, in whatever order: all that descend from the command, and were there at a tick,
+    /// are found at that tick, each once, and nobody else.
     #[test]
     fn all_descendants_are_found_and_no_others(
         steps in prop::collection::vec((any::<prop::sample::Index>(), 0..4u8), 1..80)

@@ -159,17 +159,6 @@ mod tests {
     const OTHER: Range<Avma> = Avma(0x50_0000)..Avma(0x51_0000);
     const HEAP: Range<Avma> = Avma(0x1000_0000)..Avma(0x2000_0000);
 
-    #[test]
-    fn a_root_below_the_thread_s_own_stack_is_another_program_s() {
-        let mut plan = StackPlan::new(STACK_BYTES_MAX_DEFAULT);
-        plan.settle(HOME.start, &mappings());
-        // The stack that execve made lies where nothing was known to be.
-        plan.learn(&ended(StackEnd::Root, 0x4_0000), &mappings());
-        let CopyPlan { home, .. } = plan.plan(OTHER.start, 128, &mappings());
-        let home = home.expect("it stands on another stack");
-        assert_eq!(home.start.0 + home.bytes as u64, HOME.end.0);
-    }
-
     fn mappings() -> StackMappings {
         StackMappings::new(vec![HEAP, HOME, OTHER])
     }
@@ -189,6 +178,17 @@ mod tests {
     fn live(plan: &StackPlan, sp: u64) -> (u64, usize) {
         let span = plan.plan(Avma(sp), 128, &mappings()).live;
         (span.start.0, span.bytes)
+    }
+
+    #[test]
+    fn a_root_below_the_thread_s_own_stack_is_another_program_s() {
+        let mut plan = StackPlan::new(STACK_BYTES_MAX_DEFAULT);
+        plan.settle(HOME.start, &mappings());
+        // The stack that execve made lies where nothing was known to be.
+        plan.learn(&ended(StackEnd::Root, 0x4_0000), &mappings());
+        let CopyPlan { home, .. } = plan.plan(OTHER.start, 128, &mappings());
+        let home = home.expect("it stands on another stack");
+        assert_eq!(home.start.0 + home.bytes as u64, HOME.end.0);
     }
 
     #[test]

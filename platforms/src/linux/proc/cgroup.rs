@@ -31,8 +31,8 @@ pub struct Members {
 }
 
 impl Cgroup {
-    /// The control group at `path`: a folder below a mounted hierarchy (`/sys/fs/cgroup/...`), or a path as it stands in
-    /// /proc/PID/cgroup, with or without its first slash. `None` when there is none.
+    /// The control group at `path`: a folder below a mounted hierarchy (`/sys/fs/cgroup/...`), or a path as it stands
+    /// in /proc/PID/cgroup, with or without its first slash. `None` when there is none.
     pub fn find(path: &Path) -> Option<Self> {
         if is_cgroup(path) && path.is_absolute() {
             return Some(Self::Folders(vec![path.to_owned()]));
