@@ -306,7 +306,17 @@ fn a_child_that_cannot_be_sampled_leaves_the_others_alone() {
     let script = "./other 400 >&2 & ./own 400 >&2 & wait; exit 3";
     let done = run_as_nobody(
         &sampler,
-        &["record", "-r", "299", "--", "/bin/sh", "-c", script],
+        &[
+            "record",
+            "-r",
+            "299",
+            "--max-overhead",
+            "off",
+            "--",
+            "/bin/sh",
+            "-c",
+            script,
+        ],
     );
     done.expect_code(3);
     let report = sampler.report();

@@ -47,6 +47,7 @@ fn no_call_is_interrupted() {
 fn sleepers_are_read_and_never_stopped() {
     let sampler = sampler!();
     let target = Target::start("sleepers", &[]);
+    target.until_all_threads_sleep();
     let pid = target.pid_text();
     sampler
         .run(&["record", "-p", &pid, "-r", "499", "-d", "1"])
@@ -150,8 +151,9 @@ fn a_big_process_gets_its_forks_done() {
     let report = record_for(&sampler, &target, "3");
     target.assert_free();
     let ended = target.wait();
-    // A fork takes some dozen milliseconds, and as many ticks come meanwhile: an interrupted one would start anew.
-    assert!(ended.number_after("forks") >= 10, "{}", ended.stdout);
+    // A fork takes some dozen milliseconds, and as many ticks come meanwhile: one that is interrupted starts anew, and
+    // none would ever be done.
+    assert!(ended.number_after("forks") >= 3, "{}", ended.stdout);
     assert!(report.summary.stops > 0, "{:?}", report.summary);
 }
 

@@ -33,6 +33,10 @@ use crate::profile::{
 const REFRESH_PAUSE_NS_MIN: u64 = 5_000_000;
 const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
 
+/// The mappings of a process that has thousands of them are read at a flush so often that it takes no more than one part
+/// in this many of a CPU. Code that is not in those that are known is noticed all the same.
+const MAPPINGS_PARTS: u64 = 1000;
+
 /// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
 const CLOCK_PARTS: u64 = 400;
 /// How much of a command line is recorded, in bytes: a build has some thousand of them, of some thousand bytes each.
@@ -72,6 +76,9 @@ pub(super) struct TargetProcess {
     stale: bool,
     refresh_due_ns: u64,
     refresh_pause_ns: u64,
+    /// When they are read at a flush again, and how long it took last.
+    mappings_due_ns: u64,
+    mappings_took_ns: u64,
     stack_bytes_max: usize,
     /// How much of its time a thread may stand still because of us.
     max_overhead: Share,
@@ -142,6 +149,8 @@ impl TargetProcess {
             stale: true,
             refresh_due_ns: 0,
             refresh_pause_ns: REFRESH_PAUSE_NS_MIN,
+            mappings_due_ns: 0,
+            mappings_took_ns: 0,
             stack_bytes_max,
             max_overhead,
             go_on_at: 0,
@@ -317,9 +326,11 @@ impl TargetProcess {
     ) -> Result<bool, S::Error> {
         self.stale = false;
         let living = self.memory.pid();
+        let began = Instant::now();
         let Ok(mappings) = maps::read(living) else {
             return Ok(false); // it has ended, or is between two programs in execve
         };
+        self.mappings_took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if mappings == self.mappings || mappings.is_empty() {
             return Ok(false);
         }
@@ -354,6 +365,24 @@ impl TargetProcess {
         self.main_stack = main.map(|mapping| mapping.range.start);
         self.mappings = mappings;
         Ok(true)
+    }
+
+    /// Does so at a flush, unless reading them takes long: no more than one part in [`MAPPINGS_PARTS`] of the time.
+    ///
+    /// # Errors
+    /// When `sink` could not keep them.
+    pub(super) fn refresh_mappings_if_due<S: SampleSink>(
+        &mut self,
+        now_ns: u64,
+        images: &mut Images,
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
+        if now_ns >= self.mappings_due_ns {
+            self.refresh_mappings(images, sink)?;
+            let pause_ns = self.mappings_took_ns.saturating_mul(MAPPINGS_PARTS);
+            self.mappings_due_ns = now_ns.saturating_add(pause_ns);
+        }
+        Ok(())
     }
 
     /// Does so if a stack has shown that they may have changed, and says whether they had. Where they had not, the next
@@ -499,7 +528,8 @@ impl TargetProcess {
     /// Whether the process has ended, be it that its parent has not taken notice yet. Takes notice of who its parent
     /// is, if it has not.
     pub(super) fn has_ended(&mut self) -> bool {
-        match stat::read(self.pid) {
+        // Of the first thread: for that of the process the kernel adds up all threads.
+        match stat::read_thread(self.pid, Tid(self.pid.0)) {
             // Its number may have been given to another.
             Ok(stat) if self.is_another(&stat) => true,
             Ok(stat) if matches!(stat.state, ProcState::Zombie | ProcState::Dead) => {

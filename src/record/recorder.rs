@@ -276,7 +276,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             for process in &mut self.processes {
                 process.refresh_names(self.sink)?;
                 process.refresh_description(self.sink)?;
-                process.refresh_mappings(&mut self.images, self.sink)?;
+                process.refresh_mappings_if_due(now_ns, &mut self.images, self.sink)?;
             }
             self.flush()?;
         }

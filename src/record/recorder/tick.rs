@@ -17,7 +17,11 @@ const UNSEEN_CPU_NS_MAX: u64 = 5_000_000;
 /// tick at which their number has changed, so that short-lived ones are found.
 const LIST_TASKS_PARTS: u64 = 200;
 
-/// Tasks are listed at least so often, in nanoseconds: as many may have come as have gone.
+/// Tasks are listed also when their number is the same, as many may have come as have gone: no more often than it takes
+/// one part in this many of a CPU.
+const LIST_ALL_TASKS_PARTS: u64 = 1000;
+
+/// Nor more often than this, in nanoseconds.
 const LIST_TASKS_NS_MAX: u64 = 250_000_000;
 
 impl<S: SampleSink> Recorder<'_, S> {
@@ -62,7 +66,8 @@ impl<S: SampleSink> Recorder<'_, S> {
         }
         let done_ns = clock::monotonic_ns();
         if is_due {
-            self.list_due_ns = done_ns + LIST_TASKS_NS_MAX;
+            let pause_ns = (done_ns - now_ns).saturating_mul(LIST_ALL_TASKS_PARTS);
+            self.list_due_ns = done_ns + pause_ns.max(LIST_TASKS_NS_MAX);
         }
         let pause_ns = (done_ns - now_ns).saturating_mul(LIST_TASKS_PARTS);
         self.list_pause_ns = done_ns + pause_ns.min(LIST_TASKS_NS_MAX);

@@ -258,6 +258,23 @@ impl Target {
         })
     }
 
+    /// Waits until all its threads are asleep.
+    ///
+    /// # Panics
+    /// When they never are.
+    #[track_caller]
+    pub fn until_all_threads_sleep(&self) {
+        self.until("all threads asleep", || {
+            let states = self
+                .threads()
+                .into_iter()
+                .map(|tid| self.status(tid, "State"));
+            states
+                .flatten()
+                .all(|state| state.starts_with('S') || state.starts_with('D'))
+        });
+    }
+
     /// Waits until a field of the main thread's status pleases.
     ///
     /// # Panics
