@@ -20,6 +20,12 @@ const FORESIGHT_NS: u64 = 2 * SECOND_NS;
 /// How much more than the highest cost of late is expected.
 const MARGIN: f64 = 1.25;
 
+/// How much of a full bucket is enough for whatever comes next.
+const NEEDED_MAX: f64 = 0.75;
+
+/// What it costs to wake up only to find that it is not enough, in nanoseconds.
+const WAKE_COST_NS: f64 = 50_000.0;
+
 /// What is expected to be spent before anything is known, in nanoseconds.
 const FIRST_COST_NS: u64 = 100_000;
 
@@ -73,8 +79,14 @@ impl Budget {
     /// of in every one of them; 0 if it can be now.
     pub(super) fn wait_ns(&self, pace: f64) -> u64 {
         let Some(share) = self.share else { return 0 };
-        let needed_ns = self.expected.cost_ns().min(credit_max_ns(share));
-        whole((needed_ns - self.credit_ns) / (share * STEADY * pace))
+        let most_ns = credit_max_ns(share);
+        let needed_ns = self.expected.cost_ns().min(most_ns * NEEDED_MAX);
+        if self.credit_ns >= needed_ns {
+            return 0;
+        }
+        // To wait costs something too: for no more than is missing, it would always be just missed.
+        let enough_ns = (needed_ns * MARGIN + WAKE_COST_NS).min(most_ns);
+        whole((enough_ns - self.credit_ns) / (share * STEADY * pace))
     }
 
     /// How much can be spent at once, in nanoseconds.
@@ -272,6 +284,35 @@ mod tests {
             least >= Some(5_500_000) && most <= Some(5_600_000),
             "{least:?} to {most:?}"
         );
+    }
+
+    #[test]
+    fn waking_up_to_ask_costs_something_and_is_not_all_that_is_paid_for() {
+        const ASKING_NS: u64 = 30_000;
+        // Now and then something is dear, and more than can be saved up for is expected for a while.
+        for dear_ns in [200_000, 3 * MILLISECOND] {
+            let mut budget = Budget::new(Some(SHARE), 0);
+            let (mut now_ns, mut asked, mut done) = (0, 0, 0);
+            while now_ns < 20 * SECOND_NS {
+                now_ns += MILLISECOND;
+                budget.earn_until(now_ns);
+                loop {
+                    budget.spend(now_ns, ASKING_NS);
+                    asked += 1;
+                    let wait_ns = budget.wait_ns(1.0);
+                    if wait_ns == 0 {
+                        break;
+                    }
+                    now_ns += wait_ns;
+                    budget.earn_until(now_ns);
+                }
+                let cost_ns = if done % 100 == 0 { dear_ns } else { 200_000 };
+                budget.spend(now_ns, cost_ns);
+                done += 1;
+            }
+            // 360 ms in all.
+            assert!(done > 1000, "{done} done, asked {asked} times");
+        }
     }
 
     #[test]
