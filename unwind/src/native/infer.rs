@@ -46,7 +46,8 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
             Some(by_stack) => by_stack,
             None => (rule, self.solve(rule).ok_or(unknown)?),
         };
-        self.apply(&rule, base)?;
+        self.apply(&rule, base)
+            .map_err(|refused| refused.end(&rule))?;
         Ok(self.origin(FrameOrigin::InferredRegister))
     }
 

@@ -126,6 +126,33 @@ pub(crate) fn epilogue(code: &impl Code, start: u64) -> Option<Rule> {
     None
 }
 
+/// The code at the entry point of a dynamic loader (glibc's `_start` and `_dl_start_user`): its calls come back, the
+/// last of them made with rbp cleared, and it ends by a jump to the program's own entry point, in a register. `None`
+/// where the code at `entry` is not so: what lies behind a call that does not come back is no part of it.
+pub(crate) fn loader_start(code: &impl Code, entry: u64) -> Option<Range<u64>> {
+    const INSTRUCTIONS_MAX: usize = 48;
+    let mut state = State::new();
+    let mut at = entry;
+    let mut clears_rbp = false;
+    for _ in 0..INSTRUCTIONS_MAX {
+        let (instruction, next) = read(code, at)?;
+        let is_jump_to_register = instruction.map == Map::Primary
+            && instruction.opcode == 0xff
+            && instruction
+                .modrm
+                .is_some_and(|modrm| modrm.reg & 7 == 4 && modrm.register.is_some());
+        if is_jump_to_register {
+            return clears_rbp.then_some(entry..next);
+        }
+        if state.execute(&instruction) != Flow::Next {
+            return None;
+        }
+        clears_rbp |= state.get(RBP) == Value::Constant(0);
+        at = next;
+    }
+    None
+}
+
 /// When to stop following paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Until {
@@ -203,4 +230,49 @@ fn read(code: &impl Code, at: u64) -> Option<(Instruction, u64)> {
     }
     let instruction = decode(bytes)?;
     Some((instruction, at.checked_add(instruction.bytes as u64)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Code for &[u8] {
+        fn fetch(&self, at: u64, into: &mut [u8; INSTRUCTION_BYTES_MAX]) -> usize {
+            let code = usize::try_from(at).ok().and_then(|at| self.get(at..));
+            let code = code.unwrap_or_default();
+            let bytes = code.len().min(into.len());
+            into[..bytes].copy_from_slice(&code[..bytes]);
+            bytes
+        }
+    }
+
+    #[test]
+    fn a_loader_starts_up_to_the_jump_into_the_program() {
+        let loader: &[&[u8]] = &[
+            &[0x48, 0x89, 0xe7],             // mov rdi, rsp
+            &[0xe8, 0, 0, 0, 0],             // call _dl_start
+            &[0x49, 0x89, 0xc4],             // mov r12, rax
+            &[0x48, 0x8b, 0x14, 0x24],       // mov rdx, [rsp]
+            &[0x49, 0x89, 0xe5],             // mov r13, rsp
+            &[0x48, 0x83, 0xe4, 0xf0],       // and rsp, -16
+            &[0x49, 0x8d, 0x4c, 0xd5, 0x10], // lea rcx, [r13+rdx*8+16]
+            &[0x31, 0xed],                   // xor ebp, ebp
+            &[0xe8, 0, 0, 0, 0],             // call _dl_init
+            &[0x4c, 0x89, 0xec],             // mov rsp, r13
+            &[0x41, 0xff, 0xe4],             // jmp r12
+        ];
+        let code = loader.concat();
+        let bytes = code.len() as u64;
+        assert_eq!(loader_start(&&code[..], 0), Some(0..bytes));
+        let with_a_branch = [&code[..8], &[0x74, 0], &code[8..]].concat();
+        assert_eq!(loader_start(&&with_a_branch[..], 0), None);
+    }
+
+    #[test]
+    fn what_lies_behind_the_call_that_starts_a_program_is_not_its_start() {
+        let hlt: &[u8] = &[0x31, 0xed, 0x48, 0x89, 0xe7, 0xe8, 0, 0, 0, 0, 0xf4];
+        assert_eq!(loader_start(&hlt, 0), None);
+        let next_function: &[u8] = &[0x31, 0xed, 0xe8, 0, 0, 0, 0, 0x53, 0x5b, 0xc3];
+        assert_eq!(loader_start(&next_function, 0), None);
+    }
 }
