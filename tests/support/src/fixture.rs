@@ -133,6 +133,9 @@ pub const RECIPES: &[Recipe] = &[
     recipe("counts", "counts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("rt_signals", "rt_signals.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("stopped", "stopped.c", Tool::Gcc, "-O2 -g"),
+    recipe("odd_calls", "odd_calls.c", Tool::Gcc, "-O2 -g -pthread"),
+    recipe("throws", "throws.cpp", Tool::Gxx, "-O2 -g"),
+    recipe("wrong_tables", "wrong_tables.c", Tool::Gcc, "-O2 -g"),
     recipe(
         "rust_hot",
         "rust_hot.rs",
