@@ -79,6 +79,8 @@ pub(super) struct Walk<'a, M: ?Sized> {
     current: usize,
     /// The registers there.
     pub(super) registers: Registers,
+    /// The registers of the innermost frame.
+    pub(super) innermost: &'a Registers,
     /// Where the last address was found.
     last_piece: Option<&'a Piece>,
 }
@@ -88,7 +90,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         resolver: &'a mut Resolver,
         modules: &'a Modules,
         memory: &'a M,
-        start: &Registers,
+        start: &'a Registers,
     ) -> Self {
         let nowhere = Position {
             rule: Rule::of(RuleKind::NoCode),
@@ -104,6 +106,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
             positions: [nowhere; 2],
             current: 0,
             registers: *start,
+            innermost: start,
             last_piece: None,
         }
     }
