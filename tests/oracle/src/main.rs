@@ -23,6 +23,7 @@ use std::io::{self, Write};
 use clap::Parser;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
+use sampler_platforms::linux::interrupts;
 
 use report::Summary;
 use session::Plan;
@@ -31,7 +32,7 @@ use target::BECOME_TARGET;
 /// Compares the unwinder's stacks with the calls that a program really makes, at every instruction.
 ///
 /// The program's standard output is thrown away, and its addresses are not randomized. Only its first thread is
-/// followed; children run on their own.
+/// followed; children run on their own. Ctrl-C, or SIGTERM, ends it with what was found so far.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Do not look at the dynamic loader: begin at the program's own entry point
@@ -70,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         every: arguments.every,
     };
     stay_on_this_cpu()?;
+    interrupts::install()?;
     let outcome = session::run(&arguments.command, plan)?;
     let summary = Summary::new(&outcome);
     let mut out = io::stdout().lock();

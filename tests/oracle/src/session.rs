@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use anyhow::Context;
 use libc::user_regs_struct;
 use nix::sys::signal::Signal;
-use sampler_platforms::linux::ProcessMemory;
 use sampler_platforms::linux::proc::maps;
+use sampler_platforms::linux::{ProcessMemory, interrupts};
 use sampler_unwind::{
     Arch, Avma, MemoryReader, ReadError, Registers, SliceMemory, Stack, Unwinder,
 };
@@ -153,7 +153,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether all steps are done, or somebody wants to see what there is.
     fn is_done(&self) -> bool {
+        if interrupts::requested() > 0 {
+            return true;
+        }
         self.plan
             .steps
             .is_some_and(|steps| self.outcome.instructions >= self.plan.skip.saturating_add(steps))

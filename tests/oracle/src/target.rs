@@ -127,7 +127,13 @@ impl Target {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno),
         }
-        let stop = match waitpid(self.pid, Some(WaitPidFlag::__WALL))? {
+        let status = loop {
+            match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
+                Err(Errno::EINTR) => {}
+                answer => break answer?,
+            }
+        };
+        let stop = match status {
             WaitStatus::Exited(..) | WaitStatus::Signaled(..) => Stop::Ended,
             WaitStatus::Stopped(_, Signal::SIGTRAP) => Stop::Stepped,
             WaitStatus::Stopped(_, signal) => Stop::Signal(signal),
