@@ -52,8 +52,8 @@ pub enum FrameOrigin {
     Prologue,
     /// The inner frame's frame pointer, validated.
     FramePointer,
-    /// As `CallFrameInfo`, with a frame pointer that was unknown and was solved for: the one slot on the stack that
-    /// fits the call.
+    /// With a register that was unknown and was solved for: as `CallFrameInfo`, with the one frame pointer on the stack
+    /// that fits the call; or as `Prologue`, with what a helper without call frame information has left alone.
     InferredRegister,
     /// The first word above the inner frame that is a return address; may be wrong.
     Scan,

@@ -40,14 +40,37 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
             return Err(unknown);
         }
         if !rule.is_cfi() {
-            return self.step_by_call().ok_or(unknown);
+            return self
+                .step_by_kept_register(rule)
+                .or_else(|| self.step_by_call())
+                .ok_or(unknown);
         }
         let (rule, base) = match self.rule_by_stack(rule) {
             Some(by_stack) => by_stack,
             None => (rule, self.solve(rule).ok_or(unknown)?),
         };
-        self.apply(&rule, base)?;
+        self.apply(&rule, base)
+            .map_err(|refused| refused.end(&rule))?;
         Ok(self.origin(FrameOrigin::InferredRegister))
+    }
+
+    /// Code written by hand knows which registers its own helpers leave alone, and keeps its caller's stack pointer in one
+    /// while it calls them (x264's `hadamard_ac` in rcx). So the register still holds in the innermost frame what it
+    /// held here, if it points to a return address not far up this stack.
+    fn step_by_kept_register(&mut self, rule: Rule) -> Option<FrameOrigin> {
+        let is_helper = self.modules.find_index(self.innermost.pc()?) == Some(self.at().module);
+        let base = self.innermost.get(rule.register())?;
+        let distance = base.checked_sub(self.registers.sp()?.0)?;
+        if !is_helper || distance >= INFER_WORDS_MAX * 8 {
+            return None;
+        }
+        let slot = i64::from(rule.offset()).checked_add(rule.return_address())?;
+        let address = self.word(Avma(base.wrapping_add_signed(slot))).ok()?;
+        if !self.is_after_call(Avma(address)) {
+            return None;
+        }
+        self.apply(&rule, base).ok()?;
+        Some(self.origin(FrameOrigin::InferredRegister))
     }
 
     /// The rule from the stack pointer, and its value, if that leads to a return address.

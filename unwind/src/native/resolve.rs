@@ -8,7 +8,7 @@ use super::complex::{COMPLEX_RULES_MAX, ComplexRule};
 use super::rule::{self, Rule, RuleKind};
 use super::x86_64::decode::decode;
 use super::x86_64::follow::{
-    Code, Followed, epilogue, follow, has_fixed_stack, rule_from_entry, rule_of_body,
+    Code, Followed, epilogue, follow, has_fixed_stack, loader_start, rule_from_entry, rule_of_body,
 };
 use super::x86_64::{self, CALL_BYTES_MAX, INSTRUCTION_BYTES_MAX};
 use crate::address::{Avma, Svma};
@@ -167,6 +167,10 @@ impl Resolver {
         if !is_return_address {
             return match code {
                 [] => Rule::of(RuleKind::NoCode),
+                // Whatever its tables say: some begin to tell that there is no caller one instruction later.
+                _ if pc == image.entry() && x86_64::clears_frame_pointer(code) => {
+                    Rule::of(RuleKind::Root)
+                }
                 _ => self.by_tables_or_code(image, pc, pc, false),
             };
         }
@@ -296,10 +300,15 @@ fn by_code(image: &ElfImage, pc: Svma, is_return_address: bool) -> Option<Rule> 
 }
 
 /// Whether `pc` is in the code at the image's entry point, up to and including its first call, which never returns;
-/// or behind a call that the dynamic loader makes from there with rbp cleared, to run constructors.
+/// or further on in that of the dynamic loader, or behind a call that it makes with rbp cleared, to run constructors.
 fn is_program_start(image: &ElfImage, pc: Svma, is_return_address: bool) -> bool {
     const INSTRUCTIONS_MAX: usize = 16;
     const LOADER_BYTES_MAX: u64 = 128;
+    if !is_return_address
+        && loader_start(&image, image.entry().0).is_some_and(|start| start.contains(&pc.0))
+    {
+        return true;
+    }
     let mut at = image.entry();
     for _ in 0..INSTRUCTIONS_MAX {
         if !is_return_address && at == pc {

@@ -56,10 +56,13 @@ impl From<StackEnd> for Refused {
     }
 }
 
-impl From<Refused> for StackEnd {
-    fn from(refused: Refused) -> Self {
-        match refused {
+impl Refused {
+    /// How the stack ends where `rule` was refused. Tables that lead to a zero have found where somebody laid out a
+    /// stack of his own.
+    pub(super) fn end(self, rule: &Rule) -> StackEnd {
+        match self {
             Refused::End(end) => end,
+            Refused::NotCode(Avma(0)) if rule.is_cfi() => StackEnd::Root,
             Refused::NotCode(found) => StackEnd::NotCode(found),
         }
     }
@@ -76,6 +79,8 @@ pub(super) struct Walk<'a, M: ?Sized> {
     current: usize,
     /// The registers there.
     pub(super) registers: Registers,
+    /// The registers of the innermost frame.
+    pub(super) innermost: &'a Registers,
     /// Where the last address was found.
     last_piece: Option<&'a Piece>,
 }
@@ -85,7 +90,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         resolver: &'a mut Resolver,
         modules: &'a Modules,
         memory: &'a M,
-        start: &Registers,
+        start: &'a Registers,
     ) -> Self {
         let nowhere = Position {
             rule: Rule::of(RuleKind::NoCode),
@@ -101,6 +106,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
             positions: [nowhere; 2],
             current: 0,
             registers: *start,
+            innermost: start,
             last_piece: None,
         }
     }
@@ -228,9 +234,6 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         }
         let slot = Avma(cfa.wrapping_add_signed(rule.return_address()));
         let return_address = Avma(self.word(slot)?);
-        if return_address == Avma(0) && rule.is_cfi() {
-            return Err(Refused::End(StackEnd::Root));
-        }
         if !self.is_return_to(return_address) {
             return Err(Refused::NotCode(return_address));
         }
@@ -289,9 +292,9 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
     #[cold]
     fn step_despite(&mut self, rule: Rule, refused: Refused) -> Result<FrameOrigin, StackEnd> {
         let Refused::NotCode(found) = refused else {
-            return Err(refused.into());
+            return Err(refused.end(&rule));
         };
-        let not_code = StackEnd::NotCode(found);
+        let not_code = refused.end(&rule);
         if rule.origin() == FrameOrigin::Prologue {
             // Zeros are common on a stack, so that alone does not make a root of what only the code told.
             return self.step_by_convention(match found {
@@ -306,8 +309,13 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         let Some(Followed::Returns(other)) = followed else {
             return Err(not_code);
         };
+        let arch = self.registers.arch();
+        let has_own_stack = ![arch.stack_pointer, arch.frame_pointer].contains(&other.register());
+        // Where the tables find the end of the stack, the code may be followed into what lies behind a function that
+        // does not return; it is believed only if it keeps the stack of its caller in a register, as Go's does while
+        // it calls the vDSO on the thread's stack.
+        let is_other = other != rule && (not_code != StackEnd::Root || has_own_stack);
         let base = self.registers.get(other.register());
-        let is_other = other != rule;
         match base
             .filter(|_| is_other)
             .map(|base| self.apply(&other, base))

@@ -22,6 +22,9 @@ pub(crate) const RETURN_ADDRESS: u16 = 16;
 /// The registers of [`Arch::callee_saved`], where a constant is wanted.
 pub(crate) const CALLEE_SAVED: [u16; SAVED_MAX] = [3, 6, 12, 13, 14, 15];
 
+/// Where an indirect jump may lead, with control-flow enforcement.
+const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
+
 /// Where the kernel maps the three vsyscalls (arch/x86/include/uapi/asm/vsyscall.h). They are leaves.
 pub(crate) const VSYSCALL: std::ops::Range<Avma> =
     Avma(0xffff_ffff_ff60_0000)..Avma(0xffff_ffff_ff60_1000);
@@ -71,6 +74,15 @@ pub(crate) fn interrupted<M: MemoryReader + ?Sized>(
     Ok(registers)
 }
 
+/// Whether `code` begins as a program does: the ABI asks it to mark the outermost frame by a zero in rbp (System V ABI
+/// AMD64 supplement, section 3.4.1).
+pub(crate) fn clears_frame_pointer(code: &[u8]) -> bool {
+    const XOR_EBP_EBP: &[u8] = &[0x31, 0xed];
+    const XOR_RBP_RBP: &[u8] = &[0x48, 0x31, 0xed];
+    let code = code.strip_prefix(ENDBR64).unwrap_or(code);
+    code.starts_with(XOR_EBP_EBP) || code.starts_with(XOR_RBP_RBP)
+}
+
 /// Whether `before` ends with a call, i.e. whether the address after it can be a return address.
 pub(crate) fn ends_with_call(before: &[u8]) -> bool {
     is_direct_call(before) || (2..=CALL_BYTES_MAX).any(|bytes| is_indirect_call(before, bytes))
@@ -111,7 +123,6 @@ pub(crate) fn call_slot(svma: Svma, before: &[u8]) -> Option<Svma> {
 
 /// The slot that the PLT stub with the bytes `code` at `svma` reads its target from.
 pub(crate) fn plt_slot(svma: Svma, code: &[u8]) -> Option<Svma> {
-    const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
     let jump = code.strip_prefix(ENDBR64).unwrap_or(code);
     let jump = jump
         .strip_prefix(&[0xf2])
@@ -135,7 +146,6 @@ fn svma_plus(svma: Svma, displacement: Option<[u8; 4]>) -> Option<Svma> {
 /// How far above the stack pointer the CFA is, for the first instructions of PLT stubs, which lld and others write
 /// without call frame information.
 pub(crate) fn plt_cfa_offset(before: &[u8], code: &[u8]) -> Option<i32> {
-    const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
     let code = code.strip_prefix(ENDBR64).unwrap_or(code);
     let is_push_word = |code: &[u8]| matches!(code, [0x68, ..]);
     let is_push_got = |code: &[u8]| matches!(code, [0xff, 0x35, ..]);
@@ -230,6 +240,13 @@ mod tests {
             direct_call_target(Svma(0x1005), &[0xe8, 0xfb, 0xff, 0xff, 0xff]),
             Some(Svma(0x1000))
         );
+    }
+
+    #[test]
+    fn programs_begin_by_clearing_the_frame_pointer() {
+        assert!(clears_frame_pointer(&[0xf3, 0x0f, 0x1e, 0xfa, 0x31, 0xed]));
+        assert!(clears_frame_pointer(&[0x48, 0x31, 0xed, 0x48]));
+        assert!(!clears_frame_pointer(&[0x31, 0xc0]));
     }
 
     #[test]

@@ -351,6 +351,26 @@ impl State {
         self.forget(CALLER_SAVED);
     }
 
+    /// As after a call of code that changes only `registers`, which are bits.
+    pub(super) fn call_helper(&mut self, registers: u16) {
+        self.is_straight = false;
+        self.forget(registers);
+    }
+
+    /// The registers that do not hold what they held where the path began, as bits.
+    pub(super) fn changed(&self) -> u16 {
+        (0..16u8)
+            .zip(&self.registers)
+            .filter(|&(register, value)| {
+                *value
+                    != Value::Plus {
+                        register,
+                        offset: 0,
+                    }
+            })
+            .fold(0, |bits, (register, _)| bits | 1 << register)
+    }
+
     /// Whether the path has come here without a call and without a branch.
     pub(super) fn is_straight(&self) -> bool {
         self.is_straight
