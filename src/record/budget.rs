@@ -9,7 +9,7 @@
 //! Nothing here reads a clock: times are nanoseconds of whatever clock the caller reads.
 
 /// How much of the share flows in steadily. The rest is what can be spent at once.
-const STEADY: f64 = 0.9;
+const STEADY: f64 = 0.8;
 
 /// The span over which the promise is kept, in nanoseconds.
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
@@ -85,7 +85,7 @@ impl Budget {
             return 0;
         }
         // To wait costs something too: for no more than is missing, it would always be just missed.
-        let enough_ns = (needed_ns * MARGIN + WAKE_COST_NS).min(most_ns);
+        let enough_ns = (needed_ns + WAKE_COST_NS).min(most_ns);
         whole((enough_ns - self.credit_ns) / (share * STEADY * pace))
     }
 
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn it_converges_and_stays_there() {
-        // 100 us each, asked for 1000 times a second: 2 % pay for 180 a second.
+        // 100 us each, asked for 1000 times a second: 2 % pay for 160 a second.
         let mut budget = Budget::new(Some(SHARE), 0);
         let ledger = spend_all(
             &mut budget,
@@ -279,9 +279,9 @@ mod tests {
             .collect();
         let (least, most) = (gaps.iter().min().copied(), gaps.iter().max().copied());
         assert!(gaps.len() > 1000);
-        // 100 us by 1.8 %, and nothing between too much and too little.
+        // 100 us by 1.6 %, and nothing between too much and too little.
         assert!(
-            least >= Some(5_500_000) && most <= Some(5_600_000),
+            least >= Some(6_200_000) && most <= Some(6_300_000),
             "{least:?} to {most:?}"
         );
     }
@@ -310,7 +310,7 @@ mod tests {
                 budget.spend(now_ns, cost_ns);
                 done += 1;
             }
-            // 360 ms in all.
+            // 320 ms in all.
             assert!(done > 1000, "{done} done, asked {asked} times");
         }
     }
@@ -333,7 +333,7 @@ mod tests {
         let dear = rate_hz(200_000, &mut budget, &mut now_ns);
         let cheap_again = rate_hz(10_000, &mut budget, &mut now_ns);
         assert!((990.0..1010.0).contains(&cheap), "{cheap}");
-        assert!((89.0..91.0).contains(&dear), "{dear}");
+        assert!((79.0..81.0).contains(&dear), "{dear}");
         assert!((990.0..1010.0).contains(&cheap_again), "{cheap_again}");
     }
 

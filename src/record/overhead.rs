@@ -47,7 +47,9 @@ pub(super) struct OwnCpu {
     at_ns: u64,
     own_ns: u64,
     target_ns: u64,
-    /// How much there was to take a share of when it was last read, by the time that had passed.
+    /// When the target's time was last seen to have grown. It is not read each time.
+    target_at_ns: u64,
+    /// How much there was to take a share of until then, by the time that had passed.
     pace: f64,
     spent: Meter,
     income: Meter,
@@ -65,6 +67,7 @@ impl OwnCpu {
             at_ns: now_ns,
             own_ns,
             target_ns: 0,
+            target_at_ns: now_ns,
             pace: 1.0,
             spent: Meter::default(),
             income: Meter::default(),
@@ -74,20 +77,31 @@ impl OwnCpu {
 
     /// At `now_ns` we have used `own_ns`, and the target `target_ns` since the recording began.
     pub(super) fn read(&mut self, now_ns: u64, own_ns: u64, target_ns: u64) {
-        let passed_ns = now_ns.saturating_sub(self.at_ns);
         let cost_ns = own_ns.saturating_sub(self.own_ns);
-        let income_ns = target_ns.saturating_sub(self.target_ns).max(passed_ns);
+        let income_ns = self.income_ns(now_ns, target_ns);
         (self.at_ns, self.own_ns) = (now_ns, own_ns);
-        self.target_ns = self.target_ns.max(target_ns);
         if now_ns < self.in_force_ns {
             return;
         }
         self.budget.earn(now_ns, income_ns);
         self.budget.spend(now_ns, cost_ns);
-        self.pace = ratio(income_ns, passed_ns).max(1.0);
         let spent_ns = self.spent.add(now_ns, cost_ns);
         let income_ns = self.income.add(now_ns, income_ns).max(SECOND_NS);
         self.most = self.most.max(ratio(spent_ns, income_ns));
+    }
+
+    /// How much there was to take a share of since the last reading: as much as has passed, and where the target has
+    /// used more since it was last seen to have used any, what that is more.
+    fn income_ns(&mut self, now_ns: u64, target_ns: u64) -> u64 {
+        let passed_ns = now_ns.saturating_sub(self.at_ns);
+        let used_ns = target_ns.saturating_sub(self.target_ns);
+        if used_ns == 0 {
+            return passed_ns;
+        }
+        let since_ns = now_ns.saturating_sub(self.target_at_ns);
+        (self.target_ns, self.target_at_ns) = (target_ns, now_ns);
+        self.pace = ratio(used_ns, since_ns).max(1.0);
+        passed_ns.saturating_add(used_ns.saturating_sub(since_ns))
     }
 
     /// How long to wait until another tick can be paid for, in nanoseconds.
@@ -176,5 +190,67 @@ pub(super) fn ratio(part: u64, whole: u64) -> f64 {
         1.0
     } else {
         part as f64 / whole as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLISECOND: u64 = 1_000_000;
+
+    #[test]
+    fn a_target_on_four_cpus_pays_for_four_times_as_much_however_rarely_its_clock_is_read() {
+        for every in [1, 10] {
+            let mut own = OwnCpu::new(Some(0.02), 0, 0);
+            let (mut target_ns, mut seen_ns, mut own_ns) = (0, 0, 0);
+            for tick in 1..=10_000_u64 {
+                target_ns += 4 * MILLISECOND;
+                if tick % every == 0 {
+                    seen_ns = target_ns;
+                }
+                let now_ns = tick * MILLISECOND;
+                own.read(now_ns, own_ns, seen_ns);
+                if own.wait_ns() == 0 {
+                    own_ns += 200_000;
+                }
+            }
+            // Of one CPU 8 %, of which four fifths are spent, over nine seconds; in the first anything goes.
+            let spent = ratio(own_ns - 1_000 * 200_000, 9 * SECOND_NS);
+            assert!((0.055..0.066).contains(&spent), "{spent}");
+            assert!(own.most() <= 0.02, "{}", own.most());
+        }
+    }
+
+    #[test]
+    fn a_target_that_sleeps_pays_for_a_share_of_one_cpu() {
+        let mut own = OwnCpu::new(Some(0.02), 0, 0);
+        let mut own_ns = 0;
+        for tick in 1..=10_000_u64 {
+            own.read(tick * MILLISECOND, own_ns, 0);
+            if own.wait_ns() == 0 {
+                own_ns += 200_000;
+            }
+        }
+        let spent = ratio(own_ns - 1_000 * 200_000, 9 * SECOND_NS);
+        assert!((0.014..0.017).contains(&spent), "{spent}");
+        assert!(own.most() <= 0.02, "{}", own.most());
+    }
+
+    #[test]
+    fn a_thread_is_let_alone_when_its_second_is_used_up() {
+        let mut pauses = Pauses::new(Some(0.02), 0);
+        let mut worst_ns = 0;
+        let mut stops = 0_u64;
+        for tick in 0..5_000_u64 {
+            let now_ns = tick * MILLISECOND;
+            if pauses.allow(now_ns) {
+                worst_ns = worst_ns.max(pauses.stood(now_ns, Duration::from_micros(100)));
+                stops += 1;
+            }
+        }
+        // 160 a second, and 40 at once at the beginning.
+        assert!((780..860).contains(&stops), "{stops}");
+        assert!(worst_ns <= 20 * MILLISECOND, "{worst_ns}");
     }
 }
