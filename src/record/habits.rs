@@ -36,14 +36,21 @@ impl SpinHabit {
     }
 }
 
-/// How much of the time that a thread has slept it is left alone for next.
-const REST_PARTS: u64 = 8;
+/// How much of the time that a thread has slept it is left alone for next, at most: one part in so many.
+const REST_PARTS_MIN: u64 = 2;
 
-/// How long that is at most, in nanoseconds.
-const REST_NS_MAX: u64 = 250_000_000;
+/// How long that is at most, in nanoseconds for each thread that the process has.
+const REST_NS_MAX_PER_THREAD: u64 = 1_000_000;
+
+/// Of so many threads each may rest for the most.
+const CROWD: u64 = 1000;
+
+/// How long a thread may be left alone at all, in nanoseconds.
+const REST_NS_MAX: u64 = 5_000_000_000;
 
 /// Leaving a thread alone that has slept for long: of a thousand threads most sleep, and to ask each of them a hundred
-/// times a second whether it has run costs more than all the rest.
+/// times a second whether it has run costs more than all the rest. The more there are, the longer each is left alone;
+/// a few dozen are not.
 ///
 /// Nothing is lost while it sleeps on: one proof that it has not run holds for all the ticks before. If it has, those
 /// ticks are missed; [`Unexplained`] tells when that was for more than a moment.
@@ -61,11 +68,14 @@ impl Rest {
         rests
     }
 
-    /// The thread has not run since `asleep_since_ns`. Says how many ticks it was left alone for, and lets it rest
-    /// again.
-    pub(super) fn proven(&mut self, now_ns: u64, asleep_since_ns: u64) -> u32 {
+    /// The thread, one of `threads`, has not run since `asleep_since_ns`. Says how many ticks it was left alone for, and
+    /// lets it rest again.
+    pub(super) fn proven(&mut self, now_ns: u64, asleep_since_ns: u64, threads: usize) -> u32 {
+        let threads = threads as u64;
         let asleep_ns = now_ns.saturating_sub(asleep_since_ns);
-        self.until_ns = now_ns + (asleep_ns / REST_PARTS).min(REST_NS_MAX);
+        let share_ns = (asleep_ns / REST_PARTS_MIN / CROWD).saturating_mul(threads.min(CROWD));
+        let most_ns = threads.saturating_mul(REST_NS_MAX_PER_THREAD);
+        self.until_ns = now_ns + share_ns.min(most_ns).min(REST_NS_MAX);
         std::mem::take(&mut self.passed_ticks)
     }
 
@@ -142,14 +152,14 @@ mod tests {
         for tick in 0..1000 {
             let now_ns = tick * 10 * MILLISECOND;
             if !rest.goes_on(now_ns) {
-                checks.push((tick, rest.proven(now_ns, 0)));
+                checks.push((tick, rest.proven(now_ns, 0, 250)));
             }
         }
         // Nothing is left out at first; later most is, but never more than a quarter of a second of it.
         assert!(
             checks
                 .iter()
-                .take(10)
+                .take(8)
                 .enumerate()
                 .all(|(at, check)| *check == (at as u64, 0))
         );
@@ -159,6 +169,33 @@ mod tests {
         let passed = checks.iter().map(|(_, passed)| u64::from(*passed));
         let (last, _) = checks.last().copied().unwrap_or_default();
         assert_eq!(checks.len() as u64 + passed.sum::<u64>(), last + 1);
+    }
+
+    #[test]
+    fn the_more_threads_there_are_the_longer_each_is_left_alone() {
+        let checks_in_ten_seconds = |threads| {
+            let mut rest = Rest::default();
+            let ticks = (0..1000_u64).map(|tick| tick * 10 * MILLISECOND);
+            ticks
+                .filter(|&now_ns| {
+                    let is_asked = !rest.goes_on(now_ns);
+                    if is_asked {
+                        rest.proven(now_ns, 0, threads);
+                    }
+                    is_asked
+                })
+                .count()
+        };
+        assert_eq!(checks_in_ten_seconds(1), 1000);
+        let (dozens, hundreds, thousands) = (
+            checks_in_ten_seconds(50),
+            checks_in_ten_seconds(500),
+            checks_in_ten_seconds(5000),
+        );
+        assert!(
+            dozens > 150 && hundreds < 60 && thousands < 20,
+            "{dozens} {hundreds} {thousands}"
+        );
     }
 
     #[test]
@@ -188,7 +225,7 @@ mod tests {
     #[test]
     fn a_rest_can_be_ended_at_once() {
         let mut rest = Rest::default();
-        rest.proven(10_000 * MILLISECOND, 0);
+        rest.proven(10_000 * MILLISECOND, 0, 1000);
         assert!(rest.goes_on(10_001 * MILLISECOND));
         rest.end();
         assert!(!rest.goes_on(10_002 * MILLISECOND));

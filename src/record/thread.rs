@@ -232,14 +232,23 @@ impl Thread {
 
     /// Whether it slept when it was last looked at and has not run since, so that its stack still holds; notes the
     /// look. The proof is the number of times it was switched in: CPU time alone is up to a tick stale.
-    /// Says for how many ticks, this one and those in which it was left alone, and how its stack ended.
-    pub(super) fn holds_still(&mut self, now_ns: u64, sched: SchedStat) -> Option<(End, u32)> {
+    /// Says for how many ticks, this one and those in which it was left alone, and how its stack ended. It is one of
+    /// `threads`.
+    pub(super) fn holds_still(
+        &mut self,
+        now_ns: u64,
+        sched: SchedStat,
+        threads: usize,
+    ) -> Option<(End, u32)> {
         let last = self.last.as_mut()?;
         let asleep = matches!(last.state, ThreadState::Blocked | ThreadState::Stopped);
         if !asleep || last.timeslices != sched.timeslices {
             return None;
         }
-        let ticks = self.rest.proven(now_ns, last.seen_ns).saturating_add(1);
+        let ticks = self
+            .rest
+            .proven(now_ns, last.seen_ns, threads)
+            .saturating_add(1);
         last.held_ticks = last.held_ticks.saturating_add(ticks);
         last.held = Accounted::new(now_ns, sched);
         Some((last.end, ticks))
@@ -405,7 +414,9 @@ mod tests {
     fn who_slept_through_a_jump_of_the_clock_slept_so_long() {
         let mut thread = thread(0);
         observe(&mut thread, TICK_NS, sched(10, 2), ThreadState::Blocked);
-        let (_, ticks) = thread.holds_still(TICK_NS + HOUR_NS, sched(10, 2)).unwrap();
+        let (_, ticks) = thread
+            .holds_still(TICK_NS + HOUR_NS, sched(10, 2), 1)
+            .unwrap();
         assert_eq!(ticks, 1, "one look, however long after the last");
         let held = thread.take_held().unwrap();
         assert_eq!((held.weights.cpu_ns, held.weights.wall_ns), (0, HOUR_NS));

@@ -53,7 +53,7 @@ impl<S: SampleSink> Recorder<'_, S> {
             let sched = thread.files.sched_stat().ok();
             // One that was left alone until now is asked a last time.
             if thread.rest.is_unproven() {
-                let proof = sched.and_then(|sched| thread.holds_still(now_ns, sched));
+                let proof = sched.and_then(|sched| thread.holds_still(now_ns, sched, 1));
                 match proof {
                     Some((end, ticks)) => self.costs.reused(end, ticks),
                     None => self

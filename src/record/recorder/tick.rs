@@ -114,6 +114,7 @@ impl<S: SampleSink> Recorder<'_, S> {
     pub(super) fn tick_thread(&mut self, index: usize, at: usize) -> Result<bool, S::Error> {
         let process = &mut self.processes[index];
         let (view, threads) = process.split();
+        let count = threads.len();
         let thread = &mut threads[at];
         if thread.rest.goes_on(self.tick_ns) {
             return Ok(true);
@@ -130,7 +131,7 @@ impl<S: SampleSink> Recorder<'_, S> {
             self.pass_over(index, at, sched, Missed::NotScheduled);
             return Ok(true);
         }
-        if let Some((end, ticks)) = thread.holds_still(self.tick_ns, sched) {
+        if let Some((end, ticks)) = thread.holds_still(self.tick_ns, sched, count) {
             self.costs.reused(end, ticks);
             return Ok(true);
         }
