@@ -63,7 +63,7 @@ fn a_budget_too_small_for_anything_is_said_to_be() {
     words.extend(promise);
     let done = sampler.run(&words);
     done.expect_code(0);
-    let is_said = done.stderr.contains("too little to sample with");
+    let is_said = done.stderr.contains("the next look can be paid for in");
     assert!(is_said, "{}", done.stderr);
     // What there was to see before the promise was in force.
     let summary = sampler.report().summary;

@@ -24,7 +24,7 @@ use crate::recording::{BackgroundWriter, RecordingFile, RecordingInfo, Writer};
 /// How often threads are looked for that have yet to stop, after the last sample, in nanoseconds.
 const STRAYS_NS: u64 = 1_000_000;
 
-/// A budget that makes the next look wait for longer than this is too small to sample with.
+/// Who has to wait longer than this for the next look is told so.
 const TOO_LONG: Duration = Duration::from_secs(2);
 
 /// Less CPU time of a command's children than this is not worth a word.
@@ -189,9 +189,9 @@ fn since_epoch_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn too_little(wait: Duration) -> String {
+fn used_up(wait: Duration) -> String {
     format!(
-        "sampler: --max-overhead allows too little to sample with: the next look is due in {:.0} s only",
+        "sampler: what --max-overhead allows is used up: the next look can be paid for in {:.0} s",
         wait.as_secs_f64()
     )
 }
@@ -231,7 +231,7 @@ fn record(
         progress.update(costs.samples(), costs.ticks, elapsed);
         if costs.longest_wait > TOO_LONG && !is_warned && !options.quiet {
             is_warned = true;
-            progress.warn(&too_little(costs.longest_wait));
+            progress.warn(&used_up(costs.longest_wait));
         }
         if interrupts::requested() > 0 {
             Some(Over::Interrupted)
