@@ -383,11 +383,6 @@ fn processes_of_a_name_are_recorded_when_they_come() {
     drop((one, other));
     let done = running.interrupt();
     done.expect_code(0);
-    assert!(
-        done.stderr.contains("nobody to record yet; waiting"),
-        "{}",
-        done.stderr
-    );
     let report = sampler.report();
     assert_eq!(report.summary.processes, 2, "{:?}", report.processes());
     for pid in pids {
@@ -409,6 +404,15 @@ fn a_pattern_that_only_we_match_finds_nobody() {
     ]);
     done.expect_error(5, &["no process matches 'no-such-program-at-all'"]);
     assert!(!sampler.path("sampler.data").exists());
+}
+
+#[test]
+fn while_there_is_nobody_to_record_that_is_said() {
+    let sampler = sampler!();
+    let done = sampler.run(&["record", "-P", "no-such-program-at-all", "-d", "300ms"]);
+    assert_eq!(done.code, Some(5), "{}", done.stderr);
+    let is_said = done.stderr.contains("nobody to record yet; waiting");
+    assert!(is_said, "{}", done.stderr);
 }
 
 /// A control group made for a test, gone with this value.
