@@ -81,6 +81,16 @@ impl Costs {
         self.ticks += u64::from(!is_idle);
     }
 
+    /// Changes whenever there is something to be written: samples, reasons why there are none, CPU time. Not for what
+    /// was left out for the budget: writing that down would cost of the little that there is.
+    pub fn news(&self) -> u64 {
+        let missed = self.missed.values().sum::<u64>();
+        let (samples, unpaid) = self.looks();
+        samples
+            .wrapping_add(missed - unpaid)
+            .wrapping_add(self.cpu_ns)
+    }
+
     /// A thread stood still for `pause`.
     pub fn stopped(&mut self, pause: Duration) {
         let ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
@@ -273,5 +283,18 @@ mod tests {
         assert_eq!(tick(|costs| costs.reused(End::Complete, 1)), 1);
         assert_eq!(tick(|_nothing_to_look_at| {}), 2);
         assert_eq!(tick(|costs| costs.missed(Missed::NotScheduled, 1)), 3);
+    }
+
+    #[test]
+    fn what_could_not_be_seen_is_news_and_what_could_not_be_paid_for_is_none() {
+        let mut costs = Costs::default();
+        let quiet = costs.news();
+        costs.missed(Missed::Budget, 7);
+        assert_eq!(costs.news(), quiet);
+        costs.missed(Missed::Traced, 1);
+        let traced = costs.news();
+        assert_ne!(traced, quiet);
+        costs.cpu_ns += 5_000_000;
+        assert_ne!(costs.news(), traced);
     }
 }

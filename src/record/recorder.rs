@@ -79,8 +79,8 @@ pub struct Recorder<'s, S: SampleSink> {
     began_ns: u64,
     flush_due_ns: u64,
     ended_due_ns: u64,
-    /// How many samples there were at the last flush.
-    flushed_samples: u64,
+    /// What there was to tell at the last flush.
+    flushed_news: u64,
     /// When all tasks are listed next, and until when none are.
     list_due_ns: u64,
     list_pause_ns: u64,
@@ -135,7 +135,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             // The first look at once: a short recording that is killed has something to show as well.
             flush_due_ns: began_ns,
             ended_due_ns: began_ns + ASK_ENDED_NS,
-            flushed_samples: 0,
+            flushed_news: 0,
             list_due_ns: began_ns,
             list_pause_ns: began_ns,
             tick_number: 0,
@@ -268,10 +268,10 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let now_ns = clock::monotonic_ns();
         let thoroughness = self.thoroughness(now_ns);
         self.drop_ended(thoroughness)?;
-        let samples = self.costs.samples();
-        if now_ns >= self.flush_due_ns && samples > self.flushed_samples {
+        let news = self.costs.news();
+        if now_ns >= self.flush_due_ns && news != self.flushed_news {
             self.flush_due_ns = now_ns + FLUSH_NS;
-            self.flushed_samples = samples;
+            self.flushed_news = news;
             self.account_children()?;
             for process in &mut self.processes {
                 process.refresh_names(self.sink)?;
