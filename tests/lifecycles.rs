@@ -3,25 +3,16 @@
 
 use std::time::Duration;
 
-use sampler_tests_support::{Report, Sampler, Target, fixture, sampler};
+use sampler_tests_support::{Target, fixture, sampler};
 
 /// Far more often than anybody needs, so that whatever can happen at a bad moment happens.
 const OFTEN: &[&str] = &["-r", "1000"];
-
-#[track_caller]
-fn record_for(sampler: &Sampler, target: &Target, duration: &str) -> Report {
-    let pid = target.pid_text();
-    let mut arguments = vec!["record", "-p", &pid, "-d", duration];
-    arguments.extend(OFTEN);
-    sampler.run(&arguments).expect_code(0);
-    sampler.report()
-}
 
 #[test]
 fn vfork_and_exec_go_on() {
     let sampler = sampler!();
     let mut target = Target::start("vforks", &[]);
-    let report = record_for(&sampler, &target, "3");
+    let report = sampler.record_often(&target, "3");
     target.assert_free();
     target.tell("\n");
     target.until_line(|line| line == "holding");
@@ -122,7 +113,7 @@ fn a_main_thread_may_end_first() {
     report.expect_share("the thread that runs on", burnt, 0.9);
 
     // And when it has ended before anybody looks.
-    let report = record_for(&sampler, &target, "1");
+    let report = sampler.record_often(&target, "1");
     let burnt = report.share_of("burns_after_main");
     report.expect_complete();
     report.expect_share("the thread that runs on", burnt, 0.9);

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
 use crate::report::Report;
-use crate::target::pid_of;
+use crate::target::{Target, pid_of};
 use crate::watchdog::Watchdog;
 
 /// `sampler`, run in a folder of its own that goes away with this value.
@@ -136,6 +136,16 @@ impl Sampler {
         let running = self.start(&arguments);
         running.until_recording();
         running
+    }
+
+    /// The profile of a running target, recorded 1000 times a second for so long: far more often than anybody needs, so
+    /// that whatever can happen at a bad moment happens.
+    #[track_caller]
+    pub fn record_often(&self, target: &Target, duration: &str) -> Report {
+        let pid = target.pid_text();
+        self.run(&["record", "-p", &pid, "-d", duration, "-r", "1000"])
+            .expect_code(0);
+        self.report()
     }
 
     /// The profile of the recording in its usual place.
