@@ -112,9 +112,9 @@ pub(super) struct Looker {
 }
 
 impl Looker {
-    /// At most `stack_bytes_max` bytes are copied of a thread, and no more than can be in `pause_max`; one that has not stopped `stop_within` some time after
-    /// it was asked to is collected later, unseen. Threads are waited for no longer than that altogether from one wake
-    /// to the next; after that each gets a moment only.
+    /// At most `stack_bytes_max` bytes are copied of a thread, and no more than can be in `pause_max`; one that has not
+    /// stopped `stop_within` some time after it was asked to is collected later, unseen. Threads are waited for no
+    /// longer than that altogether from one wake to the next; after that each gets a moment only.
     pub(super) fn new(stack_bytes_max: usize, pause_max: Duration, stop_within: Duration) -> Self {
         Self {
             stop_within,

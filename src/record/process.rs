@@ -39,6 +39,7 @@ const MAPPINGS_PARTS: u64 = 1000;
 
 /// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
 const CLOCK_PARTS: u64 = 1000;
+
 /// How much of a command line is recorded, in bytes: a build has some thousand of them, of some thousand bytes each.
 const COMMAND_LINE_BYTES_MAX: usize = 1024;
 
