@@ -52,7 +52,8 @@ fn strace(target: &Target) -> Command {
 #[test]
 fn strace_may_come_and_go_meanwhile() {
     let sampler = sampler!();
-    let target = Target::start("sixteen", &[]);
+    // strace by itself loses a signal now and then (7 of 96 times that it came and went, without a sampler).
+    let target = Target::start("sixteen", &["without signals"]);
     let (report, said) = record_while(&sampler, &target, |_| {
         let tracer = attach_tracer(&target, || strace(&target));
         let cpu = target.cpu();
