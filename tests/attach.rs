@@ -12,8 +12,8 @@ fn the_profile_is_that_of_the_program() {
     let mut target = Target::start("shares", &["1500", "wait"]);
     let running = sampler.attach(target.pid(), &["-r", "499"]);
     target.tell("\n");
-    let ended = target.wait();
-    running.wait().expect_code(0);
+    let (ended, done) = target.wait_recorded(running);
+    done.expect_code(0);
     let report = sampler.report();
     report.expect_complete().expect_cpu(ended.cpu);
     report.expect_share("burns_sixty", report.share_of("burns_sixty"), 0.5);
@@ -25,9 +25,9 @@ fn a_target_that_ends_ends_the_recording() {
     let mut target = Target::start("exits", &["200", "status", "9", "wait"]);
     let running = sampler.attach(target.pid(), &["-r", "499", "-d", "60"]);
     target.tell("\n");
-    let ended = target.wait();
+    let (ended, done) = target.wait_recorded(running);
     // Its status is its parent's business: the recording went well.
-    running.wait().expect_code(0);
+    done.expect_code(0);
     assert_eq!(ended.status.code(), Some(9));
     sampler.report().expect_complete().expect_cpu(ended.cpu);
 }

@@ -240,8 +240,7 @@ fn a_suspended_sampler_goes_on_as_if_nothing_had_been() {
     target.tell("\n");
     target.until_it_ran();
     suspend(&running, &target, Duration::from_secs(1));
-    let ended = target.wait();
-    let done = running.wait();
+    let (ended, done) = target.wait_recorded(running);
     done.expect_code(0);
     let report = sampler.report();
     // What was used meanwhile is there, shared out as what was seen.

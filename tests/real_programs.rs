@@ -30,14 +30,15 @@ fn xz_compressing() {
     let running = sampler.attach(target.pid(), &["-r", "299"]);
     let mut stdin = target.take_stdin().expect("its input is a pipe");
     let feeder = std::thread::spawn(move || stdin.write_all(&text_to_compress(2 << 20)));
-    let cpu = target.wait_binary();
+    let (ended, done) = target.wait_recorded(running);
     feeder
         .join()
         .expect("the feeder does not panic")
         .expect("xz reads it all");
-    running.wait().expect_code(0);
+    assert!(ended.status.success(), "{}", ended.status);
+    done.expect_code(0);
     let report = sampler.report();
-    report.expect_complete().expect_cpu(cpu);
+    report.expect_complete().expect_cpu(ended.cpu);
     report.expect_share("liblzma", report.share_of_module("liblzma"), 0.8);
 }
 
@@ -50,9 +51,9 @@ fn sqlite3_on_a_heavy_query() {
         "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000) \
          SELECT 'sum', sum(x * 7 % 13), max(hex(x)) FROM n;\n",
     );
-    let ended = target.wait();
+    let (ended, done) = target.wait_recorded(running);
     assert!(ended.stdout.starts_with("sum|"), "{}", ended.stdout);
-    running.wait().expect_code(0);
+    done.expect_code(0);
     let report = sampler.report();
     report.expect_complete().expect_cpu(ended.cpu);
     report.expect_share("libsqlite3", report.share_of_module("libsqlite3"), 0.6);
@@ -83,8 +84,8 @@ fn python3_on_a_busy_loop() {
     let started = target.cpu();
     let running = sampler.attach(target.pid(), &["-r", "299"]);
     target.tell("\n");
-    let ended = target.wait();
-    running.wait().expect_code(0);
+    let (ended, done) = target.wait_recorded(running);
+    done.expect_code(0);
     let report = sampler.report();
     report
         .expect_complete()
@@ -141,8 +142,8 @@ fn a_cpp_program_with_64_threads() {
     let mut target = Target::start("threads64", &["2000"]);
     let running = sampler.attach(target.pid(), &["-r", "199"]);
     target.tell("\n");
-    let ended = target.wait();
-    running.wait().expect_code(0);
+    let (ended, done) = target.wait_recorded(running);
+    done.expect_code(0);
     let report = sampler.report();
     report.expect_complete().expect_cpu(ended.cpu);
     report.expect_share("template", report.share_below("work::busy<"), 0.95);
@@ -184,8 +185,8 @@ fn a_rust_release_build() {
     let mut target = Target::start("rust_hot", &["1500"]);
     let running = sampler.attach(target.pid(), &["-r", "299"]);
     target.tell("\n");
-    let ended = target.wait();
-    running.wait().expect_code(0);
+    let (ended, done) = target.wait_recorded(running);
+    done.expect_code(0);
     let report = sampler.report();
     report.expect_complete().expect_cpu(ended.cpu);
     report.expect_share(

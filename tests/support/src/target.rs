@@ -10,6 +10,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
+use crate::sampler::{Done, Running};
 use crate::watchdog::{LIMIT, Watchdog};
 
 /// A running process; its input and output are pipes to us.
@@ -194,13 +195,34 @@ impl Target {
     /// When its output cannot be read.
     #[track_caller]
     pub fn wait(mut self) -> Ended {
+        let stdout = self.until_over();
+        self.reap(stdout)
+    }
+
+    /// The same while it is recorded: it is reaped when the recording is over. A process that its parent reaps at once
+    /// takes its accounts with it, and what it used since the sampler last read them is in no recording.
+    ///
+    /// # Panics
+    /// When its output cannot be read, or `sampler` does not end.
+    #[track_caller]
+    pub fn wait_recorded(mut self, sampler: Running) -> (Ended, Done) {
+        let stdout = self.until_over();
+        let done = sampler.wait();
+        (self.reap(stdout), done)
+    }
+
+    fn until_over(&mut self) -> String {
         self.stdin = None;
-        let mut stdout = String::new();
+        let mut stdout = Vec::new();
         self.stdout
-            .read_to_string(&mut stdout)
-            .expect("the target's output is text");
+            .read_to_end(&mut stdout)
+            .expect("the target's output can be read");
         self.until_zombie();
-        // The account of a process that ended stays until it is reaped.
+        String::from_utf8_lossy(&stdout).into_owned()
+    }
+
+    /// The account of a process that ended stays until it is reaped.
+    fn reap(mut self, stdout: String) -> Ended {
         let cpu = self.cpu();
         self.watchdog = None;
         let status = self.child.wait().expect("a child can be waited for");
@@ -209,19 +231,6 @@ impl Target {
             status,
             cpu,
         }
-    }
-
-    /// The same for a program whose output is not text and not wanted: its CPU time.
-    ///
-    /// # Panics
-    /// When its output cannot be read or it does not end with status 0.
-    #[track_caller]
-    pub fn wait_binary(mut self) -> Duration {
-        self.stdin = None;
-        std::io::copy(&mut self.stdout, &mut std::io::sink()).expect("the output can be read");
-        let ended = self.wait();
-        assert!(ended.status.success(), "{}", ended.status);
-        ended.cpu
     }
 
     /// Waits until it has ended, without reaping it.
