@@ -20,7 +20,7 @@ const LOOKS_APART: Duration = Duration::from_secs(1);
 const LOOKS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A recorder does not say when it has begun; it is left so long to do so.
-const BEGINS_WITHIN: Duration = Duration::from_millis(700);
+pub(crate) const BEGINS_WITHIN: Duration = Duration::from_millis(700);
 
 /// How long a peer may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(600);

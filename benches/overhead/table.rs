@@ -20,7 +20,8 @@ slower: the median window, the best tenth of the windows, all windows together; 
 stood still, pauses: by the looker's own account (medians of all turns; max: the longest); the time stood still is that
 of all threads added up. Of eu-stack and gdb a pause is how long the command ran, which is longer than the target stood.
 CPU/look: CPU time of the sampler for one look at one thread, sleepers included; of peers for one sample, or for one
-run of the command. -: it does not tell.";
+run of the command. The first 0.7 s of a recorder, in which it finds its threads, are no part of a turn; its CPU is that
+of the turn (of peers, of their whole run). -: it does not tell.";
 
 const COLUMNS: [&str; 13] = [
     "scenario",

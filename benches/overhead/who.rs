@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sampler_tests_support::{STACK_BYTES, Sampler, bare_cycle};
 
 use crate::load::{Load, Scenario};
-use crate::peers::{Peer, hindrance};
+use crate::peers::{BEGINS_WITHIN, Peer, hindrance};
 use crate::table::quantile;
 use crate::turns::{Told, Turn, turn};
 
@@ -85,10 +85,14 @@ impl Who<'_> {
     }
 }
 
-/// The sampler's own account is in its report.
+/// The sampler's own account is in its report; but what it takes to find a process's threads is no part of a turn, as
+/// it is not of its peers'.
 fn sampled_turn(sampler: &Sampler, load: &mut Load, hz: u32) -> Turn {
     let running = sampler.attach(load.pid(), &["-r", &hz.to_string()]);
+    thread::sleep(BEGINS_WITHIN);
+    let cpu_before = running.cpu();
     let mut turn = turn(load, || true);
+    let cpu = running.cpu().saturating_sub(cpu_before);
     running.interrupt().expect_code(0);
     let summary = sampler.report().summary;
     let pauses = [
@@ -101,7 +105,7 @@ fn sampled_turn(sampler: &Sampler, load: &mut Load, hz: u32) -> Turn {
         stood_still: Some(ratio(summary.target_stopped_ns, wall_ns)),
         pauses_us: Some(pauses.map(|ns| ratio(ns, 1000))),
         cpu_us_per_sample: Some(ratio(summary.sampler_cpu_ns, summary.samples.max(1)) / 1e3),
-        cpu_share: Some(ratio(summary.sampler_cpu_ns, wall_ns)),
+        cpu_share: Some(cpu.as_secs_f64() * 1e9 / turn.wall_ns),
         rate_hz: Some(summary.rate_hz_achieved),
     };
     turn

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
 use crate::report::Report;
-use crate::target::{Target, pid_of};
+use crate::target::{Target, cpu_of, pid_of};
 use crate::watchdog::Watchdog;
 
 /// `sampler`, run in a folder of its own that goes away with this value.
@@ -195,6 +195,15 @@ impl Running {
     /// Its pid.
     pub fn pid(&self) -> i32 {
         pid_of(&self.child).as_raw()
+    }
+
+    /// The CPU time it has used.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[track_caller]
+    pub fn cpu(&self) -> Duration {
+        cpu_of(pid_of(&self.child))
     }
 
     /// Lets it run for so long from now on, however long that is.

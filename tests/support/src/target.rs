@@ -394,7 +394,7 @@ pub(crate) fn pid_of(child: &Child) -> Pid {
 }
 
 #[track_caller]
-fn cpu_of(pid: Pid) -> Duration {
+pub(crate) fn cpu_of(pid: Pid) -> Duration {
     let clock = clock_getcpuclockid(pid).expect("the process is there");
     let time = clock_gettime(clock).expect("the process is there");
     Duration::from(time)
