@@ -10,6 +10,8 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("musl-gcc", "musl-tools"),
     ("gdb", "gdb"),
     ("objcopy", "binutils"),
+    ("openssl", "openssl"),
+    ("perl", "perl"),
     ("git", "git"),
     ("make", "make"),
     ("python3", "python3"),

@@ -284,6 +284,20 @@ impl Target {
         });
     }
 
+    /// Waits until the state of each thread begins with this letter (/proc/PID/task/TID/status, `State`).
+    ///
+    /// # Panics
+    /// When it never does.
+    #[track_caller]
+    pub fn until_all_threads(&self, state: &str) {
+        self.until(&format!("all threads in state {state}"), || {
+            self.threads().into_iter().all(|tid| {
+                self.status(tid, "State")
+                    .is_none_or(|found| found.starts_with(state))
+            })
+        });
+    }
+
     /// Waits until a field of the main thread's status pleases.
     ///
     /// # Panics
