@@ -208,6 +208,11 @@ impl Thread {
         });
     }
 
+    /// Whether it was asked to stop, and has not been let go again.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.late.is_some()
+    }
+
     /// Whether it was asked to stop and has not yet. If it has by now, it is let go. Whoever asks has been awake since
     /// `awake_since_ns`, and would have been woken by the stop.
     pub(super) fn lateness(&mut self, now_ns: u64, awake_since_ns: u64) -> Lateness {
