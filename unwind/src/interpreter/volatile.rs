@@ -100,16 +100,23 @@ impl<'a> VolatileCopy<'a> {
     /// Copies `bytes` bytes from `at` on with one call into the kernel, and gives what is there: fewer where the mapping
     /// ends or the bounds are reached, none where nothing can be read.
     pub fn copy(&mut self, at: Avma, bytes: usize) -> &[u8] {
-        let range = self.copy_all(&[(at, bytes)]);
-        self.buffer.bytes.get(range).unwrap_or_default()
+        let before = self.buffer.regions.len();
+        self.copy_all(&[(at, bytes)]);
+        let range = self
+            .buffer
+            .regions
+            .get(before)
+            .map(|(_, range)| range.clone());
+        range
+            .and_then(|range| self.buffer.bytes.get(range))
+            .unwrap_or_default()
     }
 
     /// Copies several regions, with as few calls as the reader can. What was copied is then in [`VolatileCopy::word`]
-    /// and, after the stop, in the memory given to `walk`. Gives where in the buffer all of it lies.
-    pub fn copy_all(&mut self, wanted: &[(Avma, usize)]) -> Range<usize> {
+    /// and, after the stop, in the memory given to `walk`.
+    pub fn copy_all(&mut self, wanted: &[(Avma, usize)]) {
         /// As many as one call takes.
         const AT_ONCE: usize = 8;
-        let first = self.buffer.used;
         for wanted in wanted.chunks(AT_ONCE) {
             let room = REGIONS_MAX - self.buffer.regions.len();
             if self.buffer.reads >= READS_MAX || room < wanted.len() {
@@ -140,7 +147,6 @@ impl<'a> VolatileCopy<'a> {
                 self.buffer.used += length;
             }
         }
-        first..self.buffer.used
     }
 
     /// A word of what was copied, or of the thread's stack; no call into the kernel.
