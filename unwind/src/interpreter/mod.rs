@@ -15,6 +15,7 @@
 
 mod attached;
 mod frames;
+mod luajit;
 mod volatile;
 
 use std::fmt;
@@ -37,7 +38,7 @@ pub use frames::{
 pub use volatile::{VolatileBuffer, VolatileCopy};
 
 /// All runtimes there are.
-pub static RUNTIMES: &[&dyn Runtime] = &[];
+pub static RUNTIMES: &[&dyn Runtime] = &[&luajit::LuaJit];
 
 /// One kind of interpreter. It has no state: what it knows of a binary is in the [`RuntimeImage`] it gives out.
 pub trait Runtime: fmt::Debug + Sync {
@@ -101,6 +102,8 @@ pub struct NativeFrame<'a> {
     pub registers: &'a Registers,
     /// Whether the PC is where a call will return to.
     pub is_return_address: bool,
+    /// Whether it is in an ELF image, rather than in memory that was made executable at run time.
+    pub is_in_image: bool,
 }
 
 /// An interpreter in one process.
