@@ -10,7 +10,9 @@
 mod address;
 mod arch;
 mod elf;
+pub mod interpreter;
 mod memory;
+mod merge;
 mod modules;
 mod native;
 mod registers;
@@ -18,9 +20,10 @@ mod stack;
 
 pub use address::{Avma, FileOffset, LoadBias, Svma};
 pub use arch::Arch;
-pub use elf::{BuildId, ElfError, ElfImage, ImageBytes, ImageId, Segment};
+pub use elf::{BuildId, ElfError, ElfImage, ImageBytes, ImageId, ImageSymbol, Segment};
 pub use memory::{MemoryReader, ReadError, SliceMemory};
+pub use merge::{MergedFrame, merge};
 pub use modules::{Module, Modules};
-pub use native::{UnwindCounts, Unwinder};
+pub use native::{UnwindCounts, Unwinder, WalkGuide};
 pub use registers::Registers;
 pub use stack::{Frame, FrameOrigin, Stack, StackEnd};

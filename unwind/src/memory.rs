@@ -37,11 +37,33 @@ pub trait MemoryReader {
         self.read_exact(at, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
+
+    /// The four bytes at `at` as a little-endian number.
+    ///
+    /// # Errors
+    /// As [`MemoryReader::read_exact`].
+    fn read_u32(&self, at: Avma) -> Result<u32, ReadError> {
+        let mut bytes = [0; 4];
+        self.read_exact(at, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Fills each of `regions` as far as it can be read without a gap from its start on, and says in `copied` how many
+    /// bytes that were. A live process is asked for several at once.
+    fn read_each(&self, regions: &mut [(Avma, &mut [u8])], copied: &mut [usize]) {
+        for ((at, into), copied) in regions.iter_mut().zip(copied) {
+            *copied = self.read(*at, into).unwrap_or(0);
+        }
+    }
 }
 
 impl<M: MemoryReader + ?Sized> MemoryReader for &M {
     fn read(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
         (**self).read(at, into)
+    }
+
+    fn read_each(&self, regions: &mut [(Avma, &mut [u8])], copied: &mut [usize]) {
+        (**self).read_each(regions, copied);
     }
 }
 

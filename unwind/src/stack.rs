@@ -46,6 +46,8 @@ pub enum FrameOrigin {
     CallFrameInfo,
     /// `.debug_frame` of the inner frame's module or of its separate debug file.
     DebugFrame,
+    /// The record that an interpreter keeps of who called its compiled code, or its code written in assembly.
+    Interpreter,
     /// A PLT stub or another known instruction pattern without CFI.
     KnownCode,
     /// The inner function's prologue or epilogue, decoded.

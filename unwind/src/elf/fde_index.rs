@@ -43,6 +43,11 @@ impl FdeIndex {
         Self { entries }
     }
 
+    /// The first addresses of all, ascending.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = u64> {
+        self.entries.iter().map(|(start, _)| *start)
+    }
+
     /// The FDEs that may cover `svma`, most likely first. Where addresses overlap, as those of dropped functions in a
     /// linked `.debug_frame` do, the first is not always the right one.
     pub(crate) fn candidates(&self, svma: u64) -> impl Iterator<Item = usize> {

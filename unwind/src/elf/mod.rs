@@ -2,21 +2,24 @@
 
 mod fde_index;
 mod image_bytes;
+mod look_ups;
 mod unwind_sections;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use object::Endianness;
 use object::elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, ProgramHeader64};
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 
 use crate::address::{Avma, FileOffset, LoadBias, Svma};
+use crate::interpreter::{self, Language, RuntimeImage};
 
 pub(crate) use fde_index::{FdeIndex, bounded_cie};
 pub use image_bytes::ImageBytes;
+pub use look_ups::ImageSymbol;
 pub(crate) use unwind_sections::{UnwindSection, UnwindSections};
 
 /// Identifies an [`ElfImage`] among all that this process has parsed; never reused.
@@ -83,7 +86,11 @@ pub struct ElfImage {
     build_id: Option<BuildId>,
     separate_debug_frame: Option<ImageBytes>,
     unwind_sections: OnceLock<UnwindSections>,
+    runtimes: OnceLock<Runtimes>,
 }
+
+/// The interpreters that an image holds.
+pub(crate) type Runtimes = Vec<(Language, Arc<dyn RuntimeImage>)>;
 
 impl ElfImage {
     /// Parses the headers of the ELF file `bytes`.
@@ -139,6 +146,7 @@ impl ElfImage {
             build_id: None,
             separate_debug_frame: None,
             unwind_sections: OnceLock::new(),
+            runtimes: OnceLock::new(),
             layout,
             bytes: bytes.clone(),
         };
@@ -235,6 +243,11 @@ impl ElfImage {
     pub(crate) fn unwind_sections(&self) -> &UnwindSections {
         self.unwind_sections
             .get_or_init(|| UnwindSections::find(self))
+    }
+
+    /// The interpreters it holds, found on the first call.
+    pub(crate) fn runtimes(&self) -> &Runtimes {
+        self.runtimes.get_or_init(|| interpreter::detect(self))
     }
 
     fn segment_of(&self, svma: Svma, executable: bool) -> Option<&Segment> {

@@ -64,7 +64,7 @@ impl FastStorey {
         memory: &M,
         stack: &mut Stack,
     ) -> bool {
-        let mut walk = Walk::new(resolver, modules, memory, start);
+        let mut walk = Walk::new(resolver, modules, memory, start, None);
         let process = self.process(modules);
         let reaches_root = process.is_some_and(|process| process.run(&mut walk, start, stack));
         if reaches_root {

@@ -11,12 +11,16 @@ mod rule;
 mod walk;
 mod x86_64;
 
-use crate::address::Avma;
+use crate::address::{Avma, Svma};
+use crate::elf::ElfImage;
+use crate::interpreter::NativeFrame;
 use crate::memory::MemoryReader;
 use crate::modules::Modules;
 use crate::registers::Registers;
 use crate::stack::{FrameOrigin, Stack};
 
+pub(crate) use cfi::function;
+use cfi::{CfiLookup, look_up};
 use fast::FastStorey;
 use resolve::Resolver;
 use walk::Walk;
@@ -50,6 +54,13 @@ impl UnwindCounts {
             .copied()
             .unwrap_or_default()
     }
+}
+
+/// Knows the callers of code that no table and no convention tells anything about: what an interpreter has compiled.
+pub trait WalkGuide {
+    /// Asked at each frame, before its caller is looked for. Gives the registers of the caller where the frame is one
+    /// that the guide knows; a caller must lie further up the stack.
+    fn caller(&mut self, frame: NativeFrame<'_>) -> Option<Registers>;
 }
 
 /// Walks stacks; keeps the rules it has decided, by image, for all processes that map it.
@@ -95,7 +106,21 @@ impl Unwinder {
             self.count(stack);
             return;
         }
-        stack.end = Walk::new(&mut self.resolver, modules, memory, start).run(stack);
+        stack.end = Walk::new(&mut self.resolver, modules, memory, start, None).run(stack);
+        self.count(stack);
+    }
+
+    /// As [`Unwinder::walk`]; `guide` is asked at each frame.
+    pub fn walk_with_guide<M: MemoryReader + ?Sized>(
+        &mut self,
+        modules: &Modules,
+        start: &Registers,
+        memory: &M,
+        guide: &mut dyn WalkGuide,
+        stack: &mut Stack,
+    ) {
+        stack.frames.clear();
+        stack.end = Walk::new(&mut self.resolver, modules, memory, start, Some(guide)).run(stack);
         self.count(stack);
     }
 
@@ -118,6 +143,19 @@ impl Unwinder {
                 *count += 1;
             }
         }
+    }
+}
+
+/// What `read` makes of the rule for the caller's frame that the unwind tables have at `svma`.
+pub(crate) fn with_row<T>(
+    image: &ElfImage,
+    svma: Svma,
+    context: &mut gimli::UnwindContext<usize>,
+    mut read: impl FnMut(&gimli::CfaRule<usize>) -> Option<T>,
+) -> Option<T> {
+    match look_up(image, svma, context, |row| read(row.row.cfa())) {
+        CfiLookup::Found(found) => Some(found),
+        CfiLookup::None | CfiLookup::Bad => None,
     }
 }
 

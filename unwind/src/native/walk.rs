@@ -1,13 +1,14 @@
 //! The complete walk: all registers, each known or unknown, from frame to frame.
 
 use super::complex::Caller;
-use super::follow_memory;
 use super::resolve::Resolver;
 use super::rule::{Rule, RuleKind};
 use super::x86_64::{self, follow::Followed};
+use super::{WalkGuide, follow_memory};
 use crate::address::{Avma, Svma};
 use crate::arch::Arch;
 use crate::elf::ElfImage;
+use crate::interpreter::NativeFrame;
 use crate::memory::MemoryReader;
 use crate::modules::{Module, Modules, Piece};
 use crate::registers::Registers;
@@ -83,6 +84,7 @@ pub(super) struct Walk<'a, M: ?Sized> {
     pub(super) innermost: &'a Registers,
     /// Where the last address was found.
     last_piece: Option<&'a Piece>,
+    guide: Option<&'a mut dyn WalkGuide>,
 }
 
 impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
@@ -91,6 +93,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         modules: &'a Modules,
         memory: &'a M,
         start: &'a Registers,
+        guide: Option<&'a mut dyn WalkGuide>,
     ) -> Self {
         let nowhere = Position {
             rule: Rule::of(RuleKind::NoCode),
@@ -108,6 +111,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
             registers: *start,
             innermost: start,
             last_piece: None,
+            guide,
         }
     }
 
@@ -140,18 +144,52 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
                 return StackEnd::DepthLimit;
             }
             let simple_origin = self.at().rule.origin();
-            origin = match self.step_simply() {
-                true => simple_origin,
-                false => match self.step_otherwise() {
+            origin = if self.step_by_guide(stack.frames.len() - 1, sp) {
+                self.origin(FrameOrigin::Interpreter)
+            } else if self.step_simply() {
+                simple_origin
+            } else {
+                match self.step_otherwise() {
                     Ok(origin) => origin,
                     Err(end) => return end,
-                },
+                }
             };
             sp = self.registers.sp().unwrap_or_default();
             if guard.was_here(self.at().pc, sp) {
                 return StackEnd::DidNotAdvance;
             }
         }
+    }
+
+    /// Goes to the caller that the guide knows, if it knows one: further up the stack, and in code.
+    #[inline]
+    fn step_by_guide(&mut self, index: usize, sp: Avma) -> bool {
+        let Position {
+            is_return_address,
+            place,
+            ..
+        } = *self.at();
+        let Some(guide) = &mut self.guide else {
+            return false;
+        };
+        let frame = NativeFrame {
+            index,
+            registers: &self.registers,
+            is_return_address,
+            is_in_image: place == Place::Image,
+        };
+        let Some(caller) = guide.caller(frame) else {
+            return false;
+        };
+        let (Some(pc), Some(caller_sp)) = (caller.pc(), caller.sp()) else {
+            return false;
+        };
+        if caller_sp <= sp || !self.is_return_to(pc) {
+            return false;
+        }
+        self.registers = caller;
+        self.arrive(caller_sp);
+        true
     }
 
     /// Takes the step that nearly every step is: by a rule whose register is known, to an address that can be returned

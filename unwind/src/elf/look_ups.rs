@@ -1,0 +1,122 @@
+//! What is asked of an image by name: symbols, sections, and which functions its unwind tables know.
+
+use std::ops::Range;
+
+use gimli::{CfaRule, EhFrame, UnwindContext};
+use object::Endianness;
+use object::elf::{FileHeader64, SHT_DYNSYM, SHT_SYMTAB, SectionType};
+use object::read::elf::{FileHeader, SectionHeader, Sym, SymbolTable};
+
+use super::{ElfImage, FdeIndex};
+use crate::address::Svma;
+use crate::native;
+
+/// Symbols looked at in one table. That of a browser has a million.
+const SYMBOLS_MAX: usize = 1 << 23;
+
+/// A symbol with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageSymbol {
+    /// Where it is.
+    pub svma: Svma,
+    /// How many bytes belong to it; 0 where that is not told.
+    pub bytes: u64,
+}
+
+impl ElfImage {
+    /// The symbols of these names, defined here: from the dynamic symbol table, which stripping leaves, or else from the
+    /// full one. All tables are read once for all names.
+    pub fn symbols<const N: usize>(&self, names: [&str; N]) -> [Option<ImageSymbol>; N] {
+        let mut found = [None; N];
+        for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+            if found.iter().all(Option::is_some) {
+                break;
+            }
+            let Some(table) = self.symbol_table(kind) else {
+                continue;
+            };
+            for symbol in table.symbols().iter().take(SYMBOLS_MAX) {
+                let endian = Endianness::Little;
+                if symbol.is_undefined(endian) || symbol.st_value(endian) == 0 {
+                    continue;
+                }
+                let Ok(name) = table.symbol_name(endian, symbol) else {
+                    continue;
+                };
+                for (wanted, found) in names.iter().zip(&mut found) {
+                    if found.is_none() && wanted.as_bytes() == name {
+                        *found = Some(ImageSymbol {
+                            svma: Svma(symbol.st_value(endian)),
+                            bytes: symbol.st_size(endian),
+                        });
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The symbol of this name; see [`ElfImage::symbols`].
+    pub fn symbol(&self, name: &str) -> Option<ImageSymbol> {
+        let [symbol] = self.symbols([name]);
+        symbol
+    }
+
+    fn symbol_table(&self, kind: SectionType) -> Option<SymbolTable<'_, FileHeader64<Endianness>>> {
+        if !self.is_file_layout() {
+            return None;
+        }
+        let bytes: &[u8] = &self.bytes;
+        let header = FileHeader64::<Endianness>::parse(bytes).ok()?;
+        let sections = header.sections(Endianness::Little, bytes).ok()?;
+        sections.symbols(Endianness::Little, bytes, kind).ok()
+    }
+
+    /// Where the section of this name lies, and its bytes: none of one that holds zeros alone. Without section headers
+    /// there are none.
+    pub fn section(&self, name: &str) -> Option<(Range<Svma>, &[u8])> {
+        if !self.is_file_layout() {
+            return None;
+        }
+        let endian = Endianness::Little;
+        let bytes: &[u8] = &self.bytes;
+        let header = FileHeader64::<Endianness>::parse(bytes).ok()?;
+        let sections = header.sections(endian, bytes).ok()?;
+        let (_, section) = sections.section_by_name(endian, name.as_bytes())?;
+        let start = section.sh_addr(endian);
+        let end = start.checked_add(section.sh_size(endian))?;
+        let contents = section.data(endian, bytes).ok()?;
+        Some((Svma(start)..Svma(end), contents))
+    }
+
+    /// The bytes of all segments without code: where constants and strings are.
+    pub fn data_segments(&self) -> impl Iterator<Item = &[u8]> {
+        let data = self.segments().iter().filter(|segment| !segment.executable);
+        data.filter_map(|segment| self.bytes_at(segment.svma.start))
+    }
+
+    /// Every stretch of code that `.eh_frame` has an entry for, by ascending address. These survive stripping.
+    pub fn fde_ranges(&self) -> Vec<Range<Svma>> {
+        let sections = self.unwind_sections();
+        let Some(section) = &sections.eh_frame else {
+            return Vec::new();
+        };
+        let table = EhFrame::from(section.reader());
+        section
+            .index(|| FdeIndex::build(&table, &sections.bases))
+            .starts()
+            .filter_map(|start| native::function(self, Svma(start)))
+            .collect()
+    }
+
+    /// How far above the stack pointer the caller's frame begins at `svma`, where that is what the unwind tables say.
+    pub fn stack_bytes_at(&self, svma: Svma) -> Option<u64> {
+        let mut context = UnwindContext::new();
+        native::with_row(self, svma, &mut context, |cfa| match cfa {
+            CfaRule::RegisterAndOffset { register, offset } if *register == gimli::X86_64::RSP => {
+                u64::try_from(*offset).ok()
+            }
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,216 @@
+//! All interpreters of one process.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{
+    Function, FunctionKind, InterpretedFrame, Interpreter, Language, Languages, LinePrecision,
+    Lost, NativeFrame, RUNTIMES, Segments, ThreadContext, Unsupported, VolatileCopy, Walked,
+};
+use crate::address::LoadBias;
+use crate::elf::{ElfImage, ImageId, Runtimes};
+use crate::memory::MemoryReader;
+use crate::modules::Modules;
+use crate::native::WalkGuide;
+use crate::registers::Registers;
+use crate::stack::Stack;
+
+/// No process has more interpreters than this that are looked at: a hostile one could map the same library again and
+/// again.
+const INTERPRETERS_MAX: usize = 16;
+
+/// An interpreter, and the module it was found in.
+struct Attached {
+    image: ImageId,
+    bias: LoadBias,
+    language: Language,
+    interpreter: Result<Box<dyn Interpreter>, Unsupported>,
+}
+
+/// The interpreters found in one process.
+#[derive(Default)]
+pub struct Interpreters {
+    attached: Vec<Attached>,
+    lost_frames: LostFrames,
+}
+
+impl fmt::Debug for Interpreters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self
+            .attached
+            .iter()
+            .map(|attached| (attached.language, &attached.interpreter));
+        f.debug_list().entries(names).finish()
+    }
+}
+
+/// What came of the walks of all interpreters for one thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalkedAll {
+    /// The thread was in at least one interpreter.
+    pub is_interpreted: bool,
+    /// Why frames are missing, if they are.
+    pub lost: Option<Lost>,
+}
+
+impl Interpreters {
+    /// Finds the interpreters in `modules`. Those that were known and are still there go on; `memory` is that of the
+    /// live process.
+    pub fn refresh(&mut self, modules: &Modules, languages: Languages, memory: &dyn MemoryReader) {
+        let mut before = std::mem::take(&mut self.attached);
+        if languages.is_empty() {
+            return;
+        }
+        for module in modules.iter() {
+            for (language, image) in module.image.runtimes() {
+                if !languages.contains(*language) || self.attached.len() >= INTERPRETERS_MAX {
+                    continue;
+                }
+                let known = before.iter().position(|known| {
+                    (known.image, known.bias, known.language)
+                        == (module.image.id(), module.bias, *language)
+                });
+                self.attached.push(match known {
+                    Some(known) => before.swap_remove(known),
+                    None => Attached {
+                        image: module.image.id(),
+                        bias: module.bias,
+                        language: *language,
+                        interpreter: image.attach(module, memory),
+                    },
+                });
+            }
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.attached.is_empty()
+    }
+
+    /// Those that were found and cannot be walked.
+    pub fn unsupported(&self) -> impl Iterator<Item = (Language, &Unsupported)> {
+        self.attached
+            .iter()
+            .filter_map(|attached| Some((attached.language, attached.interpreter.as_ref().err()?)))
+    }
+
+    fn each(&mut self) -> impl Iterator<Item = (Language, &mut Box<dyn Interpreter>)> {
+        self.attached
+            .iter_mut()
+            .filter_map(|attached| Some((attached.language, attached.interpreter.as_mut().ok()?)))
+    }
+
+    /// Has each copy what it needs of a thread that stands still.
+    pub fn capture(&mut self, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
+        for (_, interpreter) in self.each() {
+            interpreter.capture(thread, copy);
+        }
+    }
+
+    /// To be given to the native walk.
+    pub fn guide<'a>(
+        &'a mut self,
+        thread: &'a ThreadContext,
+        memory: &'a dyn MemoryReader,
+    ) -> impl WalkGuide + 'a {
+        for (_, interpreter) in self.each() {
+            interpreter.begin(thread, memory);
+        }
+        Guide {
+            interpreters: self,
+            thread,
+            memory,
+        }
+    }
+
+    /// The interpreted frames of a thread whose native frames are `native`, in `out`. What is missing is there as a frame
+    /// that says so.
+    pub fn walk(
+        &mut self,
+        thread: &ThreadContext,
+        native: &Stack,
+        memory: &dyn MemoryReader,
+        out: &mut Segments,
+    ) -> WalkedAll {
+        out.clear();
+        let mut all = WalkedAll::default();
+        let mut lost_frames = std::mem::take(&mut self.lost_frames);
+        for (language, interpreter) in self.each() {
+            match interpreter.walk(thread, native, memory, out) {
+                Walked::NotHere => {}
+                Walked::Whole => all.is_interpreted = true,
+                Walked::Lost { reason, at } => {
+                    all.is_interpreted = true;
+                    all.lost = all.lost.or(Some(reason));
+                    let from = out.frames.len();
+                    out.frames.push(lost_frames.get(language, reason));
+                    // Inside the interpreter's own frame, if that is known, else in the middle of nowhere: innermost.
+                    let at = at.unwrap_or(0).min(native.frames.len());
+                    out.close(from, at..at);
+                }
+            }
+        }
+        self.lost_frames = lost_frames;
+        all
+    }
+}
+
+/// The frames that stand for missing ones, each made once.
+#[derive(Debug, Default)]
+struct LostFrames {
+    made: Vec<(Language, Lost, Arc<Function>)>,
+}
+
+impl LostFrames {
+    /// The one that says that frames of `language` are lost for `reason`.
+    fn get(&mut self, language: Language, reason: Lost) -> InterpretedFrame {
+        let made = self
+            .made
+            .iter()
+            .find(|made| (made.0, made.1) == (language, reason));
+        let function = match made {
+            Some((_, _, function)) => Arc::clone(function),
+            None => {
+                let function = Arc::new(Function {
+                    language,
+                    name: format!("[{language}: lost: {}]", reason.words()),
+                    file: String::new(),
+                    first_line: 0,
+                });
+                self.made.push((language, reason, Arc::clone(&function)));
+                function
+            }
+        };
+        InterpretedFrame {
+            function,
+            line: 0,
+            precision: LinePrecision::Function,
+            kind: FunctionKind::Pseudo,
+        }
+    }
+}
+
+/// Asks all interpreters about each frame of a native walk.
+struct Guide<'a> {
+    interpreters: &'a mut Interpreters,
+    thread: &'a ThreadContext,
+    memory: &'a dyn MemoryReader,
+}
+
+impl WalkGuide for Guide<'_> {
+    fn caller(&mut self, frame: NativeFrame<'_>) -> Option<Registers> {
+        let (thread, memory) = (self.thread, self.memory);
+        self.interpreters
+            .each()
+            .find_map(|(_, interpreter)| interpreter.visit(frame, thread, memory))
+    }
+}
+
+/// What all runtimes say of an image.
+pub(crate) fn detect(image: &ElfImage) -> Runtimes {
+    RUNTIMES
+        .iter()
+        .filter_map(|runtime| Some((runtime.language(), runtime.detect(image)?)))
+        .collect()
+}
