@@ -15,6 +15,7 @@
 
 mod attached;
 mod frames;
+mod python;
 mod volatile;
 
 use std::fmt;
@@ -37,7 +38,7 @@ pub use frames::{
 pub use volatile::{VolatileBuffer, VolatileCopy};
 
 /// All runtimes there are.
-pub static RUNTIMES: &[&dyn Runtime] = &[];
+pub static RUNTIMES: &[&dyn Runtime] = &[&python::CPython];
 
 /// One kind of interpreter. It has no state: what it knows of a binary is in the [`RuntimeImage`] it gives out.
 pub trait Runtime: fmt::Debug + Sync {

@@ -1,0 +1,318 @@
+//! The frames of one thread, as they are while it stands still.
+
+use std::ops::Range;
+
+use super::hints::Hints;
+use super::layout::{Boundary, Current, GIL_LAST_HOLDER, GIL_LOCKED, Instruction, Layout};
+use super::threads::ThreadState;
+use crate::address::Avma;
+use crate::interpreter::{Lost, VolatileCopy};
+
+/// Frames of one thread. Python's own limit is 1000 unless a program raises it.
+const FRAMES_MAX: usize = 4096;
+/// Activations of the evaluation loop on one thread: some hundred kilobytes of C stack.
+const ACTIVATIONS_MAX: usize = 1024;
+
+/// One activation of a Python function, as its frame shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RawFrame {
+    /// Where the frame is.
+    pub address: Avma,
+    /// Its code object.
+    pub code: Avma,
+    /// Which byte of the code's instructions it is at; `None` where it has not begun, or executes a copy of them.
+    pub at: Option<u32>,
+}
+
+/// One activation of the evaluation loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Activation {
+    /// The frames it executes: positions in [`Captured::frames`].
+    pub frames: Range<usize>,
+    /// An address in the native frame of the activation, if the version keeps something there.
+    pub native: Option<Avma>,
+}
+
+/// What was captured of one thread. The memory is kept from sample to sample.
+#[derive(Debug)]
+pub(super) struct Captured {
+    /// Innermost first.
+    pub frames: Vec<RawFrame>,
+    /// Innermost first within one interpreter; all frames belong to one.
+    pub activations: Vec<Activation>,
+    /// Why there are no more frames, if there should be.
+    pub lost: Option<Lost>,
+    /// Whether the thread holds the lock of its interpreter.
+    pub holds_gil: Option<bool>,
+    /// Whether the thread's state was found and is still that thread's.
+    pub is_known: bool,
+    /// Frames that were not where any was expected.
+    pub surprises: usize,
+}
+
+impl Default for Captured {
+    fn default() -> Self {
+        Self {
+            frames: Vec::with_capacity(FRAMES_MAX),
+            activations: Vec::with_capacity(ACTIVATIONS_MAX),
+            lost: None,
+            holds_gil: None,
+            is_known: false,
+            surprises: 0,
+        }
+    }
+}
+
+/// How the frames of one activation ended.
+enum Next {
+    /// The next outer frame, of the same activation.
+    Frame(Avma),
+    /// The next outer one, of another.
+    Activation(Avma),
+}
+
+impl Captured {
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        self.frames.clear();
+        self.activations.clear();
+        self.lost = None;
+        self.holds_gil = None;
+        self.is_known = false;
+        self.surprises = 0;
+    }
+
+    /// Adds what thread state `state` shows: nothing if it is another thread's by now.
+    pub(super) fn add(
+        &mut self,
+        layout: &Layout,
+        state: &ThreadState,
+        copy: &mut VolatileCopy<'_>,
+    ) {
+        let gil = state
+            .gil
+            .and_then(|gil| gil.checked_add(u64::from(GIL_LAST_HOLDER)));
+        let gil_bytes = (GIL_LOCKED - GIL_LAST_HOLDER + 8) as usize;
+        copy.copy_all(&[
+            (state.address, layout.thread_bytes()),
+            (gil.unwrap_or_default(), gil_bytes),
+        ]);
+        if word(copy, state.address, layout.thread.thread_id) != Some(state.thread_id) {
+            return;
+        }
+        self.is_known = true;
+        let holds_gil = state.gil.and_then(|gil| {
+            let holder = word(copy, gil, GIL_LAST_HOLDER)?;
+            let is_locked = word(copy, gil, GIL_LOCKED)?.to_le_bytes()[0] == 1;
+            Some(is_locked && holder == state.address.0)
+        });
+        self.holds_gil = match (self.holds_gil, holds_gil) {
+            (Some(before), Some(now)) => Some(before || now),
+            (before, now) => before.or(now),
+        };
+        if !state.hints.singles.is_empty() {
+            copy.copy_all(&state.hints.singles);
+        }
+        if let Err(lost) = self.walk(layout, state, copy) {
+            self.lost = self.lost.or(Some(lost));
+        }
+        if self.covered() < self.frames.len() {
+            self.close(None);
+        }
+    }
+
+    /// How many frames belong to an activation.
+    fn covered(&self) -> usize {
+        self.activations.last().map_or(0, |last| last.frames.end)
+    }
+
+    fn walk(
+        &mut self,
+        layout: &Layout,
+        state: &ThreadState,
+        copy: &mut VolatileCopy<'_>,
+    ) -> Result<(), Lost> {
+        let (mut c_frame, current) = innermost(layout, state, copy)?;
+        let mut next = current;
+        let mut guard = CycleGuard::new();
+        while next != Avma(0) {
+            if self.frames.len() >= FRAMES_MAX || self.activations.len() >= ACTIVATIONS_MAX {
+                return Err(Lost::TooDeep);
+            }
+            if guard.was_here(next) {
+                return Err(Lost::Inconsistent);
+            }
+            self.fetch(layout, &state.hints, next, copy)?;
+            next = match self.frame(layout, next, copy).ok_or(Lost::Unreadable)? {
+                Next::Frame(next) => next,
+                Next::Activation(next) => {
+                    if let Boundary::IsEntry(_) = layout.frame.boundary {
+                        self.close(c_frame);
+                        c_frame = c_frame.and_then(|at| outer_c_frame(layout, at, copy));
+                    }
+                    next
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Takes the frame at `at`, which was copied, and says what follows.
+    fn frame(&mut self, layout: &Layout, at: Avma, copy: &VolatileCopy<'_>) -> Option<Next> {
+        let previous = Avma(word(copy, at, layout.frame.previous)?);
+        if let Boundary::Shim { owner, from } = layout.frame.boundary {
+            let owner = word(copy, at, owner)?.to_le_bytes()[0];
+            if owner >= from {
+                self.close(Some(at));
+                return Some(Next::Activation(previous));
+            }
+        }
+        // From 3.14 on the lowest bits say whether the reference is counted.
+        let code = Avma(word(copy, at, layout.frame.code)? & !7);
+        self.frames.push(RawFrame {
+            address: at,
+            code,
+            at: instruction(layout, at, code, copy)?,
+        });
+        match layout.frame.boundary {
+            Boundary::EachFrame => {
+                self.close(None);
+                Some(Next::Activation(previous))
+            }
+            Boundary::IsEntry(offset) => match word(copy, at, offset)?.to_le_bytes()[0] {
+                0 => Some(Next::Frame(previous)),
+                _ => Some(Next::Activation(previous)),
+            },
+            Boundary::Shim { .. } => Some(Next::Frame(previous)),
+        }
+    }
+
+    /// All frames since the last activation are those of one.
+    fn close(&mut self, native: Option<Avma>) {
+        let frames = self.covered()..self.frames.len();
+        self.activations.push(Activation { frames, native });
+    }
+
+    /// Copies the frame at `at`, unless it was, with those that are expected next to it.
+    fn fetch(
+        &mut self,
+        layout: &Layout,
+        hints: &Hints,
+        at: Avma,
+        copy: &mut VolatileCopy<'_>,
+    ) -> Result<(), Lost> {
+        let bytes = layout.frame_bytes();
+        let last = at.checked_add(bytes as u64 - 8).ok_or(Lost::Inconsistent)?;
+        if copy.word(at).is_some() && copy.word(last).is_some() {
+            return Ok(());
+        }
+        let start = match hints.chunk_start(at) {
+            Some(start) => start,
+            None => {
+                self.surprises += 1;
+                at
+            }
+        };
+        let before = usize::try_from(at.0 - start.0).map_err(|_| Lost::Inconsistent)?;
+        match copy.copy(start, before + bytes) {
+            copied if copied.len() == before + bytes => Ok(()),
+            _ if copy.is_full() => Err(Lost::TooDeep),
+            _ => Err(Lost::Unreadable),
+        }
+    }
+}
+
+/// The `_PyCFrame` and the frame that `state` names.
+fn innermost(
+    layout: &Layout,
+    state: &ThreadState,
+    copy: &mut VolatileCopy<'_>,
+) -> Result<(Option<Avma>, Avma), Lost> {
+    match layout.thread.current {
+        Current::Frame(offset) => {
+            let frame = word(copy, state.address, offset).ok_or(Lost::Unreadable)?;
+            Ok((None, Avma(frame)))
+        }
+        Current::CFrame {
+            pointer,
+            frame,
+            previous,
+        } => {
+            let c_frame = Avma(word(copy, state.address, pointer).ok_or(Lost::Unreadable)?);
+            if word(copy, c_frame, frame).is_none() {
+                // The outermost one is part of the thread state.
+                copy.copy(c_frame, (frame.max(previous) + 8) as usize);
+            }
+            let frame = word(copy, c_frame, frame).ok_or(Lost::Unreadable)?;
+            Ok((Some(c_frame), Avma(frame)))
+        }
+    }
+}
+
+/// The `_PyCFrame` of the activation outside that of `at`, if it is on the copied stack.
+fn outer_c_frame(layout: &Layout, at: Avma, copy: &VolatileCopy<'_>) -> Option<Avma> {
+    match layout.thread.current {
+        Current::CFrame { previous, .. } => word(copy, at, previous).map(Avma),
+        Current::Frame(_) => None,
+    }
+}
+
+/// How far the frame at `at` has come in `code`.
+fn instruction(
+    layout: &Layout,
+    at: Avma,
+    code: Avma,
+    copy: &VolatileCopy<'_>,
+) -> Option<Option<u32>> {
+    match layout.frame.instruction {
+        Instruction::Index { at: offset, unit } => {
+            let [low, ..] = *word(copy, at, offset)?.to_le_bytes().as_chunks::<4>().0 else {
+                return None;
+            };
+            let index = i32::from_le_bytes(low);
+            Some(
+                u32::try_from(index)
+                    .ok()
+                    .and_then(|index| index.checked_mul(unit)),
+            )
+        }
+        Instruction::Pointer(offset) => {
+            let first = code.0.checked_add(u64::from(layout.code.instructions));
+            let pointer = word(copy, at, offset)?;
+            Some(first.and_then(|first| u32::try_from(pointer.checked_sub(first)?).ok()))
+        }
+    }
+}
+
+fn word(copy: &VolatileCopy<'_>, at: Avma, offset: u32) -> Option<u64> {
+    copy.word(at.checked_add(u64::from(offset))?)
+}
+
+/// Notices when a list comes back to where it has been (Brent's algorithm).
+struct CycleGuard {
+    place: Avma,
+    steps: usize,
+    renew_at: usize,
+}
+
+impl CycleGuard {
+    fn new() -> Self {
+        Self {
+            place: Avma(0),
+            steps: 0,
+            renew_at: 1,
+        }
+    }
+
+    fn was_here(&mut self, at: Avma) -> bool {
+        if self.place == at {
+            return true;
+        }
+        self.steps += 1;
+        if self.steps == self.renew_at {
+            self.place = at;
+            self.renew_at = self.steps * 2;
+        }
+        false
+    }
+}
