@@ -9,10 +9,11 @@ use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 use sampler::profile::{
-    End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink, StackId,
-    Summary, ThreadId, ThreadInfo, ThreadState,
+    End, FrameKey, FunctionId, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
+    SampleSink, StackId, Summary, ThreadId, ThreadInfo, ThreadState,
 };
 use sampler_tests_support::{Target, fixture, sampler};
+use sampler_unwind::interpreter::Function;
 
 /// How many recordings of each; `SAMPLER_BENCH_ROUNDS` overrides it.
 const ROUNDS: usize = 10;
@@ -106,6 +107,10 @@ impl SampleSink for Earliest {
 
     fn module(&mut self, _: &ModuleInfo) -> Result<ModuleId, Infallible> {
         Ok(ModuleId(self.number()))
+    }
+
+    fn function(&mut self, _: &Function) -> Result<FunctionId, Infallible> {
+        Ok(FunctionId(self.number()))
     }
 
     fn mapping(

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sampler_unwind::interpreter::Languages;
 
 use super::values::{
-    parse_duration, parse_max_overhead, parse_pattern, parse_pause, parse_percent, parse_pid,
-    parse_pids, parse_rate, parse_stack_size,
+    parse_duration, parse_languages, parse_max_overhead, parse_pattern, parse_pause, parse_percent,
+    parse_pid, parse_pids, parse_rate, parse_stack_size,
 };
 use crate::record::{Pattern, Share};
 
@@ -152,6 +153,13 @@ pub struct RecordArgs {
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_pause, allow_hyphen_values = true)]
     pub max_pause: Duration,
 
+    /// Whose frames to look for inside the native stack: none, auto (all that there are), or some of lua,python
+    ///
+    /// Frames of interpreted code take the place of the interpreter's own; what it calls and what calls it is shown
+    /// around them.
+    #[arg(long, value_name = "LANG[,LANG...]", default_value = "auto", value_parser = LanguageList::parse)]
+    pub lang: LanguageList,
+
     /// Show neither progress nor a summary
     #[arg(short, long)]
     pub quiet: bool,
@@ -169,6 +177,37 @@ impl PidList {
     fn parse(words: &str) -> Result<Self, super::values::ValueError> {
         parse_pids(words).map(Self)
     }
+}
+
+/// Which frames to show of what was recorded.
+#[derive(Debug, Args)]
+pub struct ViewArgs {
+    /// Whose frames to show besides machine code: none, auto (all), or some of lua,python
+    #[arg(long, value_name = "LANG[,LANG...]", default_value = "auto", value_parser = LanguageList::parse)]
+    pub lang: LanguageList,
+
+    /// Leave machine code out of stacks with interpreted code in them
+    #[arg(long)]
+    pub no_native: bool,
+}
+
+/// The value of `--lang`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LanguageList(pub Languages);
+
+impl LanguageList {
+    fn parse(words: &str) -> Result<Self, super::values::ValueError> {
+        parse_languages(words).map(Self)
+    }
+}
+
+/// `--by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ByArg {
+    /// Functions
+    Function,
+    /// Lines: frames of one function at different lines are shown apart
+    Line,
 }
 
 /// The value of `--max-overhead`: a type of its own, because clap takes an [`Option`] for an argument that may be
@@ -236,6 +275,14 @@ pub struct ReportArgs {
     #[arg(short, long)]
     pub threads: bool,
 
+    /// What to tell apart: functions, or the lines in them
+    #[arg(long, value_name = "WHAT", default_value = "function")]
+    pub by: ByArg,
+
+    /// Which frames to show.
+    #[command(flatten)]
+    pub view: ViewArgs,
+
     /// How many rows of a table or lines of a tree to show, 0 for all [default: 40 for a table, all for a tree]
     #[arg(short = 'n', long, value_name = "N", allow_hyphen_values = true)]
     pub limit: Option<usize>,
@@ -263,6 +310,7 @@ Examples:
   sampler report                            which functions took the CPU time
   sampler report -o flame.svg               a flame graph for the browser
   sampler report --weight off-cpu -f tree   where threads slept, by caller
+  sampler report --by line --no-native      which lines of a script took the CPU time
   sampler report -f folded | less           for other tools, a stack per line";
 
 /// Where to look for functions' names.
@@ -287,6 +335,10 @@ pub struct DumpArgs {
     /// Write JSON, for other tools
     #[arg(short, long)]
     pub json: bool,
+
+    /// Which frames to show.
+    #[command(flatten)]
+    pub view: ViewArgs,
 
     /// Where to look for functions' names.
     #[command(flatten)]

@@ -9,6 +9,7 @@ use anyhow::Context;
 use sampler_platforms::Pid;
 use sampler_platforms::linux::spawn::{self, ChildStdout};
 use sampler_platforms::linux::{self, interrupts};
+use sampler_unwind::interpreter::Languages;
 
 use super::options::{DemoOptions, DemoWorkloadOptions, Output};
 use super::record;
@@ -83,6 +84,7 @@ fn profile(pid: Pid) -> anyhow::Result<ResolvedProfile> {
         pause_max: PAUSE_MAX_DEFAULT,
         rate_hz: RATE_HZ,
         stack_bytes_max: STACK_BYTES_MAX_DEFAULT,
+        languages: Languages::NONE,
     };
     let mut recorder = Recorder::new(settings, Selection::command(pid), &mut sink)?;
     recorder.run(|_, _| (interrupts::requested() > 0).then_some(Over::Interrupted))?;

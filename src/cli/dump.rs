@@ -12,7 +12,7 @@ use super::failure;
 use super::options::DumpOptions;
 use crate::profile::{Missed, ProfileBuilder, ResolvedFrame, ResolvedProfile, ThreadState};
 use crate::record::{STACK_BYTES_MAX_DEFAULT, Snapshot, ThreadSnapshot, snapshot};
-use crate::report::resolve;
+use crate::report::{FrameFilter, filter, resolve};
 
 /// How often threads are looked for that have yet to stop, and for how long, in nanoseconds.
 const STRAYS_NS: u64 = 1_000_000;
@@ -27,13 +27,18 @@ pub fn run(options: &DumpOptions, out: &mut impl Write) -> anyhow::Result<()> {
     failure::check(pid)?;
     linux::proc::task::raise_descriptor_limit()?;
     let mut sink = ProfileBuilder::new();
-    let snapshot = snapshot(pid, STACK_BYTES_MAX_DEFAULT, &mut sink)?;
+    let snapshot = snapshot(pid, STACK_BYTES_MAX_DEFAULT, options.languages, &mut sink)?;
     // Names may take seconds, and a thread that stops late would stand still for as long.
     let until_ns = linux::clock::monotonic_ns() + STRAYS_NS_MAX;
     while linux::release_strays() && linux::clock::monotonic_ns() < until_ns {
         linux::clock::sleep_until(linux::clock::monotonic_ns() + STRAYS_NS);
     }
-    let profile = resolve(&sink.finish(), &mut options.symbols.symbolizer());
+    let mut profile = resolve(&sink.finish(), &mut options.symbols.symbolizer());
+    let shown = FrameFilter {
+        languages: options.languages,
+        native: !options.no_native,
+    };
+    filter(&mut profile, shown);
     let dump = Dump::new(pid, &snapshot, &profile);
     if options.json {
         serde_json::to_writer_pretty(&mut *out, &dump)?;

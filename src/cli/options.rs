@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use sampler_unwind::interpreter::Languages;
 
 use super::args::{
-    Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, RecordArgs, ReportArgs, SymbolArgs, WeightArg,
+    ByArg, Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, RecordArgs, ReportArgs, SymbolArgs,
+    WeightArg,
 };
 use crate::profile::Weight;
 use crate::record::{Pattern, Share};
@@ -53,6 +55,8 @@ pub struct RecordOptions {
     pub max_overhead: Share,
     /// How long a thread may stand still for one sample.
     pub pause_max: Duration,
+    /// The languages whose frames are looked for, besides machine code.
+    pub languages: Languages,
     /// Whether to show neither progress nor a summary.
     pub quiet: bool,
 }
@@ -101,6 +105,12 @@ pub struct ReportOptions {
     pub weight: Weight,
     /// Whether threads are told apart.
     pub threads: bool,
+    /// Whether lines are told apart, rather than functions.
+    pub by_line: bool,
+    /// The languages whose frames are shown, besides machine code.
+    pub languages: Languages,
+    /// Whether machine code is left out where there is interpreted code.
+    pub no_native: bool,
     /// Where names come from.
     pub symbols: SymbolOptions,
     /// Whether a table or tree that is shown on a terminal is paged.
@@ -164,6 +174,10 @@ pub struct DumpOptions {
     pub pid: i32,
     /// Whether as JSON.
     pub json: bool,
+    /// The languages whose frames are looked for, besides machine code.
+    pub languages: Languages,
+    /// Whether machine code is left out where there is interpreted code.
+    pub no_native: bool,
     /// Where names come from.
     pub symbols: SymbolOptions,
 }
@@ -263,6 +277,7 @@ impl TryFrom<RecordArgs> for RecordOptions {
             stack_bytes_max: args.stack_size,
             max_overhead: args.max_overhead.0,
             pause_max: args.max_pause,
+            languages: args.lang.0,
             quiet: args.quiet,
         })
     }
@@ -304,6 +319,9 @@ impl TryFrom<ReportArgs> for ReportOptions {
             output: args.output.map_or(Output::Stdout, Output::from),
             weight: args.weight.into(),
             threads: args.threads,
+            by_line: args.by == ByArg::Line,
+            languages: args.view.lang.0,
+            no_native: args.view.no_native,
             symbols: args.symbols.into(),
             pager: !args.no_pager,
         })
@@ -326,6 +344,8 @@ impl From<DumpArgs> for DumpOptions {
         Self {
             pid: args.pid,
             json: args.json,
+            languages: args.view.lang.0,
+            no_native: args.view.no_native,
             symbols: args.symbols.into(),
         }
     }

@@ -45,6 +45,7 @@ fn a_recording_has_defaults() {
             stack_bytes_max: 1 << 20,
             max_overhead: Some(0.02),
             pause_max: Duration::from_millis(1),
+            languages: Languages::ALL,
             quiet: false,
         }
     );
@@ -195,6 +196,9 @@ fn a_report_has_defaults() {
             output: Output::Stdout,
             weight: Weight::Cpu,
             threads: false,
+            by_line: false,
+            languages: Languages::ALL,
+            no_native: false,
             symbols: SymbolOptions {
                 debug_dirs: Vec::new(),
                 inline: true,

@@ -214,6 +214,7 @@ fn record(
         stack_bytes_max: options.stack_bytes_max,
         max_overhead: options.max_overhead,
         pause_max: options.pause_max,
+        languages: options.languages,
     };
     let selection = selection.with_subprocesses(options.subprocesses);
     let mut recorder = Recorder::new(settings, selection, &mut writer)?;

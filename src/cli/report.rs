@@ -14,7 +14,7 @@ use crate::export::tree::TreeOptions;
 use crate::export::{View, flamegraph, folded, json, table, tree};
 use crate::profile::{ProfileBuilder, ResolvedProfile};
 use crate::recording::{self, ReadOutcome};
-use crate::report::resolve;
+use crate::report::{By, FrameFilter, filter, resolve_by};
 
 /// Shows a recording.
 ///
@@ -26,7 +26,17 @@ pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
     let mut builder = ProfileBuilder::new();
     let outcome = recording::read(input, &mut builder)
         .with_context(|| format!("cannot read the recording {name}"))?;
-    let mut profile = resolve(&builder.finish(), &mut options.symbols.symbolizer());
+    let by = match options.by_line {
+        true => By::Line,
+        false => By::Function,
+    };
+    let mut symbolizer = options.symbols.symbolizer();
+    let mut profile = resolve_by(&builder.finish(), &mut symbolizer, by);
+    let shown = FrameFilter {
+        languages: options.languages,
+        native: !options.no_native,
+    };
+    filter(&mut profile, shown);
     profile.notes.splice(0..0, remarks(&name, &outcome));
     if !options.format.is_for_reading() {
         // Tables and trees hold them; in what programs read they would be in the way.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sampler_unwind::interpreter::{Language, Languages};
+
 use crate::record::{Pattern, Share};
 
 /// Samples per second at most: beyond it a target would hardly run between two stops.
@@ -47,6 +49,9 @@ pub enum ValueError {
         "the most that recording may cost is a number of percent above 0 and at most 100, or off"
     )]
     MaxOverhead,
+    /// Not languages.
+    #[error("languages are none, auto, or some of lua,python with commas between them")]
+    Languages,
     /// Not a pause.
     #[error("a pause lasts from 10us to 1s")]
     Pause,
@@ -83,6 +88,28 @@ pub fn parse_max_overhead(word: &str) -> Result<Share, ValueError> {
         Ok(percent) if percent > 0.0 => Ok(Some(percent / 100.0)),
         Ok(_) | Err(_) => Err(ValueError::MaxOverhead),
     }
+}
+
+/// `none`, `auto`, or names of languages with commas between them.
+///
+/// # Errors
+/// For anything else.
+pub fn parse_languages(words: &str) -> Result<Languages, ValueError> {
+    match words {
+        "none" => return Ok(Languages::NONE),
+        "auto" => return Ok(Languages::ALL),
+        _ => {}
+    }
+    words
+        .split(',')
+        .try_fold(Languages::NONE, |languages, word| {
+            let named = Language::ALL
+                .into_iter()
+                .find(|language| language.name() == word);
+            named
+                .map(|language| languages.with(language))
+                .ok_or(ValueError::Languages)
+        })
 }
 
 /// How long a thread may stand still: a duration from [`PAUSE_MIN`] to [`PAUSE_MAX`].

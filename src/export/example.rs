@@ -24,6 +24,7 @@ fn native(function: &str, module: &str) -> ResolvedFrame {
         line: Some(7),
         inlined: false,
         kind: FrameKind::Native,
+        language: None,
     }
 }
 
@@ -35,6 +36,7 @@ fn other(function: &str, kind: FrameKind) -> ResolvedFrame {
         line: None,
         inlined: false,
         kind,
+        language: None,
     }
 }
 
@@ -135,6 +137,8 @@ pub(super) fn summary() -> Summary {
         torn: 2,
         partial: 9,
         truncated: 3,
+        interpreted: 0,
+        interpreted_lost: BTreeMap::new(),
         missed: [(Missed::Late, 4), (Missed::ThreadEnded, 1)].into(),
         processes: 1,
         left_out: BTreeMap::new(),

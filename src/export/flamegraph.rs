@@ -143,10 +143,34 @@ fn colors(rooted: &ResolvedProfile) -> PaletteMap {
         g: 130,
         b: 140,
     };
+    const INTERPRETED: Color = Color {
+        r: 120,
+        g: 190,
+        b: 110,
+    };
+    const COMPILED: Color = Color {
+        r: 90,
+        g: 170,
+        b: 140,
+    };
+    const BUILTIN: Color = Color {
+        r: 170,
+        g: 205,
+        b: 110,
+    };
+    const RUNTIME: Color = Color {
+        r: 190,
+        g: 150,
+        b: 200,
+    };
     let mut colors = PaletteMap::default();
     for frame in &rooted.frames {
         let color = match frame.kind {
             FrameKind::Native => continue,
+            FrameKind::Interpreted => INTERPRETED,
+            FrameKind::Compiled => COMPILED,
+            FrameKind::Builtin => BUILTIN,
+            FrameKind::Runtime => RUNTIME,
             FrameKind::Kernel => KERNEL,
             FrameKind::Blocked => BLOCKED,
             FrameKind::Note => NOTE,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use sampler_unwind::interpreter::Language;
 use serde::ser::{Serialize, Serializer};
 
 use crate::profile::{
-    End, FrameKind, LeftOut, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile,
+    End, FrameKind, FramesLost, LeftOut, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile,
     ResolvedThread, StackWeights, Summary, WeightedStack,
 };
 
@@ -53,6 +54,8 @@ struct SummaryKeys<'a> {
     torn: u64,
     partial: u64,
     truncated: u64,
+    interpreted: u64,
+    interpreted_lost: &'a BTreeMap<FramesLost, u64>,
     missed: &'a BTreeMap<Missed, u64>,
     processes: u64,
     left_out: &'a BTreeMap<LeftOut, u64>,
@@ -78,6 +81,8 @@ impl<'a> From<&'a Summary> for SummaryKeys<'a> {
             torn: summary.torn,
             partial: summary.partial,
             truncated: summary.truncated,
+            interpreted: summary.interpreted,
+            interpreted_lost: &summary.interpreted_lost,
             missed: &summary.missed,
             processes: summary.processes,
             left_out: &summary.left_out,
@@ -215,6 +220,7 @@ struct Frame<'a> {
     line: Option<u32>,
     inlined: bool,
     kind: FrameKind,
+    language: Option<&'static str>,
 }
 
 impl<'a> From<&'a ResolvedFrame> for Frame<'a> {
@@ -226,6 +232,7 @@ impl<'a> From<&'a ResolvedFrame> for Frame<'a> {
             line: frame.line,
             inlined: frame.inlined,
             kind: frame.kind,
+            language: frame.language.map(Language::name),
         }
     }
 }

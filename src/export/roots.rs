@@ -154,6 +154,7 @@ impl<'a> Rooted<'a> {
                 line: None,
                 inlined: false,
                 kind: FrameKind::Note,
+                language: None,
             });
             // Positions have 32 bits; a table with more frames would not fit in memory.
             u32::try_from(self.frames.len() - 1).unwrap_or(u32::MAX)

@@ -1,12 +1,15 @@
 //! A recording, added up in memory.
 
 use rustc_hash::FxHashMap;
+use sampler_unwind::interpreter::Function;
 
 use super::attribution::ThreadTally;
 use super::resolved::StackWeights;
 use super::sample::Observation;
 use super::sink::{ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
-use super::stacks::{End, FrameKey, ModuleId, ProcessId, StackId, StackNode, StackTable, ThreadId};
+use super::stacks::{
+    End, FrameKey, FunctionId, ModuleId, ProcessId, StackId, StackNode, StackTable, ThreadId,
+};
 use super::summary::Summary;
 
 /// Adds observations up by thread and stack. Its memory grows with the number of distinct stacks, not with time; one
@@ -29,6 +32,8 @@ pub struct Profile {
     pub threads: Vec<ThreadInfo>,
     /// By [`ModuleId`].
     pub modules: Vec<ModuleInfo>,
+    /// By [`FunctionId`].
+    pub functions: Vec<Function>,
     /// Where modules lay, in the order it was found out.
     pub mappings: Vec<MappedModule>,
     /// What the stack ids of `stacks` stand for.
@@ -163,6 +168,11 @@ impl SampleSink for ProfileBuilder {
     fn module(&mut self, module: &ModuleInfo) -> Result<ModuleId, UnknownId> {
         self.profile.modules.push(module.clone());
         Ok(ModuleId(last_id(self.profile.modules.len())))
+    }
+
+    fn function(&mut self, function: &Function) -> Result<FunctionId, UnknownId> {
+        self.profile.functions.push(function.clone());
+        Ok(FunctionId(last_id(self.profile.functions.len())))
     }
 
     fn mapping(

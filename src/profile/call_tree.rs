@@ -340,6 +340,7 @@ mod tests {
             line: Some(line),
             inlined: false,
             kind: FrameKind::Native,
+            language: None,
         }
     }
 

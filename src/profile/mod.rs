@@ -23,6 +23,7 @@ pub use resolved::{
 pub use sample::{Observation, ThreadState, Weights};
 pub use sink::{Birth, ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
 pub use stacks::{
-    End, FrameId, FrameKey, ModuleId, NodeId, ProcessId, StackId, StackNode, StackTable, ThreadId,
+    End, FrameId, FrameKey, FunctionId, ModuleId, NodeId, ProcessId, StackId, StackNode,
+    StackTable, ThreadId,
 };
-pub use summary::{LeftOut, Missed, Overhead, PauseNs, Summary};
+pub use summary::{FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};

@@ -1,5 +1,7 @@
 //! A profile with names: what every export reads.
 
+use sampler_unwind::interpreter::Language;
+
 use super::stacks::End;
 use super::summary::Summary;
 
@@ -11,6 +13,14 @@ pub enum FrameKind {
     Native,
     /// The kernel, on behalf of the frame outside it: `[syscall: read]`.
     Kernel,
+    /// Interpreted code.
+    Interpreted,
+    /// What a language's runtime has compiled of such.
+    Compiled,
+    /// A function of a language's runtime or of an extension, by its name in that language.
+    Builtin,
+    /// What a language's runtime itself does: `[gc]`; or what of its frames is missing: `[lua: lost: unreadable]`.
+    Runtime,
     /// Waiting in the kernel: `[blocked: futex]`.
     Blocked,
     /// A remark of ours instead of a frame: `[no stack]`, `[cut]`.
@@ -32,6 +42,8 @@ pub struct ResolvedFrame {
     pub inlined: bool,
     /// What kind of code it is.
     pub kind: FrameKind,
+    /// What it is written in, where a runtime for that language executes it.
+    pub language: Option<Language>,
 }
 
 /// What a stack stands for in each of the ways of weighing it.

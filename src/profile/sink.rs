@@ -1,10 +1,11 @@
 //! What the recorder feeds.
 
 use sampler_unwind::BuildId;
+use sampler_unwind::interpreter::Function;
 use serde::{Deserialize, Serialize};
 
 use super::sample::Observation;
-use super::stacks::{End, FrameKey, ModuleId, ProcessId, StackId, ThreadId};
+use super::stacks::{End, FrameKey, FunctionId, ModuleId, ProcessId, StackId, ThreadId};
 use super::summary::Summary;
 
 /// Takes what is recorded, as it happens: a recording on disk, a live view.
@@ -32,6 +33,12 @@ pub trait SampleSink {
     /// # Errors
     /// As above.
     fn module(&mut self, module: &ModuleInfo) -> Result<ModuleId, Self::Error>;
+
+    /// A function of interpreted code; asked once per function.
+    ///
+    /// # Errors
+    /// As above.
+    fn function(&mut self, function: &Function) -> Result<FunctionId, Self::Error>;
 
     /// Where a module lies in a process.
     ///
@@ -78,6 +85,9 @@ pub enum UnknownId {
     /// A module.
     #[error("no module has id {}", .0.0)]
     Module(ModuleId),
+    /// A function.
+    #[error("no function has id {}", .0.0)]
+    Function(FunctionId),
     /// A stack.
     #[error("no stack has id {}", .0.0)]
     Stack(StackId),

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, Hash};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
+use sampler_unwind::interpreter::{FunctionKind, LinePrecision};
 use sampler_unwind::{FrameOrigin, StackEnd};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ ids!(
     ThreadId,
     /// An ELF file of a recording.
     ModuleId,
+    /// A function of interpreted code, numbered as they were first seen.
+    FunctionId,
     /// A frame in a [`StackTable`].
     FrameId,
     /// A node in a [`StackTable`]: a frame together with all frames outside it.
@@ -36,7 +39,7 @@ ids!(
 );
 
 /// What makes two frames the same before symbols are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameKey {
     /// Machine code.
     Code {
@@ -48,8 +51,18 @@ pub enum FrameKey {
         /// Whether `address` is a return address, to be looked up one byte back.
         is_return_address: bool,
         /// How the frame was found.
-        #[serde(with = "origin")]
         origin: FrameOrigin,
+    },
+    /// Interpreted code, or what a runtime compiled of it.
+    Interpreted {
+        /// The function.
+        function: FunctionId,
+        /// The line in it; 0 where it is not known.
+        line: u32,
+        /// How well that is known.
+        precision: LinePrecision,
+        /// What kind of code it is.
+        kind: FunctionKind,
     },
     /// On a CPU inside a system call of this number: the innermost frame of a running thread.
     Syscall(u32),
@@ -70,7 +83,7 @@ pub enum FrameKey {
 }
 
 /// How a stack ended, as far as a profile cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// It reaches its outermost frame.
     Complete,
@@ -93,7 +106,7 @@ impl From<StackEnd> for End {
 }
 
 /// One frame below its caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StackNode {
     /// The frame outside it; `None` for the outermost.
     pub caller: Option<NodeId>,
@@ -276,45 +289,6 @@ fn clear_map<K: Eq + Hash, V>(map: &mut FxHashMap<K, V>, room: usize) {
 
 fn id_after(len: usize) -> u32 {
     u32::try_from(len).expect("tables are cleared long before they hold 2^32 entries")
-}
-
-/// `FrameOrigin` as one number in a recording.
-mod origin {
-    use sampler_unwind::FrameOrigin;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    const ORIGINS: [FrameOrigin; 9] = [
-        FrameOrigin::Registers,
-        FrameOrigin::SignalFrame,
-        FrameOrigin::CallFrameInfo,
-        FrameOrigin::DebugFrame,
-        FrameOrigin::KnownCode,
-        FrameOrigin::Prologue,
-        FrameOrigin::FramePointer,
-        FrameOrigin::InferredRegister,
-        FrameOrigin::Scan,
-    ];
-
-    pub(super) fn serialize<S: Serializer>(
-        origin: &FrameOrigin,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let number = (0u8..)
-            .zip(ORIGINS)
-            .find(|(_, known)| known == origin)
-            .map_or(u8::MAX, |(number, _)| number);
-        serializer.serialize_u8(number)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<FrameOrigin, D::Error> {
-        let number = u8::deserialize(deserializer)?;
-        ORIGINS
-            .get(usize::from(number))
-            .copied()
-            .ok_or_else(|| D::Error::custom("unknown frame origin"))
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sampler_unwind::interpreter::Lost;
 use serde::{Deserialize, Serialize};
 
 /// Why a sample that was due was not taken.
@@ -46,6 +47,40 @@ pub enum LeftOut {
     TooMany,
 }
 
+/// Why interpreted frames of a stack are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FramesLost {
+    /// Where the interpreter's state lies was not known yet.
+    NotFound,
+    /// What was copied contradicts itself.
+    Inconsistent,
+    /// Memory that it leads to could not be read.
+    Unreadable,
+    /// A function or string was no longer what it had been when the sample was taken.
+    Changed,
+    /// More frames, or a larger stack, than is copied or walked.
+    TooDeep,
+    /// Native frames of the interpreter have no frames in it.
+    Unmatched,
+    /// The interpreter's version is not supported.
+    Unsupported,
+}
+
+impl From<Lost> for FramesLost {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::NotFound => FramesLost::NotFound,
+            Lost::Inconsistent => FramesLost::Inconsistent,
+            Lost::Unreadable => FramesLost::Unreadable,
+            Lost::Changed => FramesLost::Changed,
+            Lost::TooDeep => FramesLost::TooDeep,
+            Lost::Unmatched => FramesLost::Unmatched,
+            Lost::Unsupported => FramesLost::Unsupported,
+        }
+    }
+}
+
 /// How long threads stood still, per stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseNs {
@@ -88,6 +123,10 @@ pub struct Summary {
     pub partial: u64,
     /// Stacks cut by a limit of ours.
     pub truncated: u64,
+    /// Stacks walked that were in interpreted code, all of whose frames were found.
+    pub interpreted: u64,
+    /// Those of which frames are missing.
+    pub interpreted_lost: BTreeMap<FramesLost, u64>,
     /// Samples that were due and not taken.
     pub missed: BTreeMap<Missed, u64>,
     /// Processes that were recorded.

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use sampler_platforms::linux;
-use sampler_unwind::StackEnd;
+use sampler_unwind::interpreter::WalkedAll;
 
 use super::budget::SECOND_NS;
-use crate::profile::{End, LeftOut, Missed, Overhead, PauseNs, Summary};
+use super::look::Looked;
+use crate::profile::{End, FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
 
 /// Pauses longer than this are counted as this long, in nanoseconds.
 const PAUSE_NS_MAX: u64 = 60_000_000_000;
@@ -25,6 +26,8 @@ pub struct Costs {
     complete: u64,
     partial: u64,
     truncated: u64,
+    interpreted: u64,
+    interpreted_lost: BTreeMap<FramesLost, u64>,
     missed: BTreeMap<Missed, u64>,
     /// Processes taken in.
     pub processes: u64,
@@ -54,6 +57,8 @@ impl Default for Costs {
             complete: 0,
             partial: 0,
             truncated: 0,
+            interpreted: 0,
+            interpreted_lost: BTreeMap::new(),
             missed: BTreeMap::new(),
             processes: 0,
             left_out: BTreeMap::new(),
@@ -115,8 +120,14 @@ impl Costs {
     }
 
     /// A stack was walked.
-    pub fn walked(&mut self, end: StackEnd) {
-        self.count_end(End::from(end), 1);
+    pub(super) fn walked(&mut self, looked: &Looked) {
+        self.count_end(End::from(looked.stack.end), 1);
+        match looked.walked {
+            WalkedAll {
+                lost: Some(lost), ..
+            } => *self.interpreted_lost.entry(lost.into()).or_default() += 1,
+            WalkedAll { is_interpreted, .. } => self.interpreted += u64::from(is_interpreted),
+        }
     }
 
     /// A thread provably had not run for `ticks`: its last stack, which ended in `end`, holds.
@@ -175,6 +186,8 @@ impl Costs {
             torn: self.torn,
             partial: self.partial,
             truncated: self.truncated,
+            interpreted: self.interpreted,
+            interpreted_lost: self.interpreted_lost.clone(),
             missed: self.missed.clone(),
             processes: self.processes,
             left_out: self.left_out.clone(),
@@ -243,9 +256,9 @@ mod tests {
             ..Costs::default()
         };
         costs.stopped(Duration::from_micros(40));
-        costs.walked(StackEnd::Root);
+        costs.count_end(End::Complete, 1);
         costs.read_asleep();
-        costs.walked(StackEnd::DepthLimit);
+        costs.count_end(End::Truncated, 1);
         costs.reused(End::Complete, 1);
         costs.missed(Missed::Torn, 1);
         costs.missed(Missed::Late, 0);

@@ -15,10 +15,15 @@ use sampler_platforms::linux::{
     self, ProcessMemory, StopFailure, StoppedRegisters, StoppedThread, clock,
 };
 use sampler_platforms::{Pid, Tid};
-use sampler_unwind::{Arch, Avma, Modules, ReadError, Registers, Stack, Unwinder};
+use sampler_unwind::interpreter::{
+    Interpreters, Segments, ThreadContext, VolatileBuffer, VolatileCopy, WalkedAll,
+};
+use sampler_unwind::{
+    Arch, Avma, MergedFrame, Modules, ReadError, Registers, Stack, Unwinder, merge,
+};
 
 use super::costs::Costs;
-use super::stack_copy::{StackCopy, WalkMemory};
+use super::stack_copy::{InterpreterMemory, StackCopy, WalkMemory};
 use super::stack_plan::{StackMappings, StackPlan};
 use super::thread::{Lateness, Thread};
 use crate::profile::{FrameKey, Missed, ThreadState};
@@ -55,6 +60,19 @@ pub(super) struct ProcessView<'a> {
     pub stacks: &'a StackMappings,
     /// An address on the main thread's stack.
     pub main_stack: Option<Avma>,
+}
+
+/// What the last look found, besides what it is made of.
+#[derive(Debug)]
+pub(super) struct Looked {
+    /// The native frames.
+    pub stack: Stack,
+    /// The interpreted ones.
+    pub segments: Segments,
+    /// All of them in order, innermost first.
+    pub merged: Vec<MergedFrame>,
+    /// What came of the search for interpreted ones.
+    pub walked: WalkedAll,
 }
 
 /// What a look found, besides the stack in [`Looker::stack`].
@@ -102,10 +120,12 @@ pub(super) struct Looker {
     /// How long stops may still be waited for before the next [`Looker::wake`].
     patience: Duration,
     copy: StackCopy,
+    /// What interpreters have copied.
+    volatile: VolatileBuffer,
     unwinder: Unwinder,
-    stack: Stack,
+    looked: Looked,
     /// What the last walk began with.
-    start: Registers,
+    context: ThreadContext,
     /// Since when we have been on a CPU ourselves: since the last sleep or the last stop that we waited for. Whom we
     /// have put off a CPU has waited no longer than since then.
     awake_since: Instant,
@@ -125,16 +145,34 @@ impl Looker {
             },
             patience: stop_within,
             copy: StackCopy::new(stack_bytes_max),
+            volatile: VolatileBuffer::default(),
             unwinder: Unwinder::new(),
-            stack: Stack::empty(),
-            start: Registers::unknown(&Arch::X86_64),
+            looked: Looked {
+                stack: Stack::empty(),
+                segments: Segments::default(),
+                merged: Vec::new(),
+                walked: WalkedAll::default(),
+            },
+            context: ThreadContext {
+                tid: 0,
+                namespace_tid: 0,
+                registers: Registers::unknown(&Arch::X86_64),
+                thread_pointer: None,
+                stack: Avma(0)..Avma(0),
+                is_running: false,
+            },
             awake_since: Instant::now(),
         }
     }
 
     /// The stack found by the last look that found one.
     pub(super) fn stack(&self) -> &Stack {
-        &self.stack
+        &self.looked.stack
+    }
+
+    /// All that the last look found that found something.
+    pub(super) fn looked(&mut self) -> &mut Looked {
+        &mut self.looked
     }
 
     /// To be called after every sleep.
@@ -150,15 +188,19 @@ impl Looker {
     pub(super) fn look(
         &mut self,
         process: ProcessView<'_>,
+        interpreters: &mut Interpreters,
         thread: &mut Thread,
         mut sched: SchedStat,
         costs: &mut Costs,
     ) -> Result<Seen, Unseen> {
+        if !interpreters.is_empty() {
+            self.context.namespace_tid = thread.namespace_tid();
+        }
         for _ in 0..SLEEPER_TRIES {
             let state = thread.files.syscall().map_err(unseen)?;
             let (pc, sp) = match state {
                 SyscallState::Running => {
-                    return self.look_at_running(process, thread, sched, costs);
+                    return self.look_at_running(process, interpreters, thread, sched, costs);
                 }
                 SyscallState::Blocked { pc, sp, .. }
                 | SyscallState::BlockedOutsideSyscall { pc, sp } => (pc, sp),
@@ -174,10 +216,12 @@ impl Looker {
             }
             self.copy_stack(process, &thread.plan, sp, || true)
                 .map_err(unreadable)?;
+            let registers = registers_asleep(state, pc, sp);
+            self.capture(process, interpreters, thread, registers, false);
             let after = thread.files.sched_stat().map_err(unseen)?;
             if after.timeslices == sched.timeslices {
                 costs.read_asleep();
-                self.walk(process, thread, registers_asleep(state, pc, sp));
+                self.walk_again(process, interpreters, thread);
                 return Ok(asleep(process.pid, thread.tid, state, after));
             }
             sched = after;
@@ -188,6 +232,7 @@ impl Looker {
     fn look_at_running(
         &mut self,
         process: ProcessView<'_>,
+        interpreters: &mut Interpreters,
         thread: &mut Thread,
         before: SchedStat,
         costs: &mut Costs,
@@ -203,7 +248,8 @@ impl Looker {
         thread.spin.learn(within_spin);
         let stopped = stopped.map_err(|failure| not_stopped(failure, thread, asked_ns, before))?;
         let stood_since = Instant::now();
-        let looked = self.copy_stopped(process, thread, &stopped, stood_since + self.pause_max);
+        let until = stood_since + self.pause_max;
+        let looked = self.copy_stopped(process, interpreters, thread, &stopped, until);
         // A thread that was killed while it stood does not say for how long.
         let pause = stopped.detach().unwrap_or_else(|_| began.elapsed());
         self.awake_since = Instant::now();
@@ -220,7 +266,7 @@ impl Looker {
             costs.repaired_syscall();
         }
         thread.let_go_at = Some(sched);
-        self.walk(process, thread, registers.registers);
+        self.walk_again(process, interpreters, thread);
         // A thread that fell asleep under our hands was asleep when it was stopped.
         let (state, kernel) = match registers.syscall {
             Some(number) if registers.interrupted_syscall => {
@@ -241,6 +287,7 @@ impl Looker {
     fn copy_stopped(
         &mut self,
         process: ProcessView<'_>,
+        interpreters: &mut Interpreters,
         thread: &mut Thread,
         stopped: &StoppedThread,
         until: Instant,
@@ -256,7 +303,31 @@ impl Looker {
         let sp = registers.registers.sp().unwrap_or_default();
         self.copy_stack(process, &thread.plan, sp, || Instant::now() < until)
             .map_err(unreadable)?;
+        thread.thread_pointer = Some(registers.thread_pointer);
+        self.capture(process, interpreters, thread, registers.registers, true);
         Ok((registers, repaired.unwrap_or(false)))
+    }
+
+    /// Has the interpreters copy what they need besides the stack. The thread stands still, or sleeps.
+    fn capture(
+        &mut self,
+        process: ProcessView<'_>,
+        interpreters: &mut Interpreters,
+        thread: &Thread,
+        registers: Registers,
+        is_running: bool,
+    ) {
+        self.context = ThreadContext {
+            tid: thread.tid.0,
+            namespace_tid: self.context.namespace_tid,
+            registers,
+            thread_pointer: thread.thread_pointer,
+            stack: self.copy.live_range(),
+            is_running,
+        };
+        self.volatile.clear();
+        let mut volatile = VolatileCopy::new(&mut self.volatile, &self.copy, process.memory);
+        interpreters.capture(&self.context, &mut volatile);
     }
 
     fn copy_stack(
@@ -271,21 +342,44 @@ impl Looker {
         self.copy.fill(&plan, read, may_go_on)
     }
 
-    fn walk(&mut self, process: ProcessView<'_>, thread: &mut Thread, start: Registers) {
-        self.start = start;
-        self.walk_again(process, thread);
-    }
-
-    /// Walks what was copied last once more: with modules that were not known at the first time.
-    pub(super) fn walk_again(&mut self, process: ProcessView<'_>, thread: &mut Thread) {
+    /// Walks what was copied last: for the first time, or once more with modules that were not known then.
+    pub(super) fn walk_again(
+        &mut self,
+        process: ProcessView<'_>,
+        interpreters: &mut Interpreters,
+        thread: &mut Thread,
+    ) {
+        let Looked {
+            stack,
+            segments,
+            merged,
+            walked,
+        } = &mut self.looked;
         let memory = WalkMemory {
             copy: &self.copy,
             live: process.memory,
             modules: process.modules,
         };
-        self.unwinder
-            .walk(process.modules, &self.start, &memory, &mut self.stack);
-        thread.plan.learn(&self.stack, process.stacks);
+        let (modules, context) = (process.modules, &self.context);
+        let start = &context.registers;
+        if interpreters.is_empty() {
+            self.unwinder.walk(modules, start, &memory, stack);
+            segments.clear();
+            *walked = WalkedAll::default();
+        } else {
+            let all = InterpreterMemory {
+                volatile: &self.volatile,
+                copy: &self.copy,
+                live: process.memory,
+            };
+            let mut guide = interpreters.guide(context, &all);
+            self.unwinder
+                .walk_with_guide(modules, start, &memory, &mut guide, stack);
+            drop(guide);
+            *walked = interpreters.walk(context, stack, &all, segments);
+        }
+        merge(stack.frames.len(), segments, merged);
+        thread.plan.learn(stack, process.stacks);
     }
 }
 

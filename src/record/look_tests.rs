@@ -4,9 +4,10 @@
 use sampler_platforms::Pid;
 use sampler_platforms::linux::clock;
 use sampler_tests_support::Target;
+use sampler_unwind::interpreter::Languages;
 
 use super::super::images::Images;
-use super::super::process::{Baseline, TargetProcess};
+use super::super::process::{Baseline, ProcessSettings, TargetProcess};
 use super::*;
 use crate::profile::ProfileBuilder;
 
@@ -20,8 +21,11 @@ fn process_of(target: &Target) -> TargetProcess {
         Pid(target.pid()),
         None,
         Baseline::Now,
-        STACK_BYTES_MAX,
-        None,
+        ProcessSettings {
+            stack_bytes_max: STACK_BYTES_MAX,
+            max_overhead: None,
+            languages: Languages::NONE,
+        },
         sink,
     )
     .unwrap();
@@ -40,7 +44,7 @@ fn stop_sleepers(
     costs: &mut Costs,
     mut asleep: impl FnMut(Result<Seen, Unseen>),
 ) {
-    let (view, threads) = process.split();
+    let (view, interpreters, threads) = process.split();
     for thread in threads {
         let Ok(SyscallState::Blocked { .. }) = thread.files.syscall() else {
             continue;
@@ -50,7 +54,7 @@ fn stop_sleepers(
         }
         let sched = thread.files.sched_stat().unwrap();
         looker.wake();
-        asleep(looker.look_at_running(view, thread, sched, costs));
+        asleep(looker.look_at_running(view, interpreters, thread, sched, costs));
     }
 }
 
@@ -100,7 +104,7 @@ fn who_falls_asleep_uninterruptibly_is_not_waited_for() {
     let mut costs = Costs::default();
     // It sleeps so until it is told otherwise; the others now and then.
     let is_held = |process: &mut TargetProcess| {
-        let threads = process.split().1.iter_mut();
+        let threads = process.split().2.iter_mut();
         threads
             .map(|thread| thread.lateness(0, 0))
             .any(|lateness| lateness == Lateness::Waiting)
@@ -111,14 +115,14 @@ fn who_falls_asleep_uninterruptibly_is_not_waited_for() {
     // Whoever waits for it would wait for ever; the others are looked at all the same.
     let mut running = 0;
     while running < 100 {
-        let (view, threads) = process.split();
+        let (view, interpreters, threads) = process.split();
         for thread in threads {
             let Ok(sched) = thread.files.sched_stat() else {
                 continue;
             };
             looker.wake();
             if !is_late(thread, 0, &mut costs)
-                && let Ok(seen) = looker.look(view, thread, sched, &mut costs)
+                && let Ok(seen) = looker.look(view, interpreters, thread, sched, &mut costs)
             {
                 running += usize::from(seen.state == ThreadState::Running);
             }

@@ -6,6 +6,7 @@ mod budget;
 mod children;
 mod costs;
 mod finder;
+mod functions;
 mod habits;
 mod images;
 mod look;

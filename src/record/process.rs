@@ -13,13 +13,15 @@ use sampler_platforms::linux::proc::task::{self, ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{self, names};
 use sampler_platforms::linux::{self, ProcessMemory, clock};
 use sampler_platforms::{Pid, Tid};
-use sampler_unwind::{Avma, Frame, MemoryReader, Modules, Stack};
+use sampler_unwind::interpreter::{Interpreters, Languages};
+use sampler_unwind::{Avma, Frame, MemoryReader, MergedFrame, Modules, Stack};
 
 use super::budget::Share;
 use super::children::ChildrenCpu;
+use super::functions::FunctionIds;
 use super::habits::Unexplained;
 use super::images::{Images, LoadedModule, Places};
-use super::look::ProcessView;
+use super::look::{Looked, ProcessView};
 use super::overhead::Pauses;
 use super::process_table::Kin;
 use super::stack_plan::{StackMappings, StackPlan};
@@ -56,6 +58,17 @@ pub(super) enum Baseline {
     Zero,
 }
 
+/// How processes are sampled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProcessSettings {
+    /// The most that is copied of one stack, in bytes.
+    pub stack_bytes_max: usize,
+    /// How much of its time a thread may stand still because of us.
+    pub max_overhead: Share,
+    /// The languages whose frames are looked for.
+    pub languages: Languages,
+}
+
 /// A process that is being sampled.
 #[derive(Debug)]
 pub(super) struct TargetProcess {
@@ -71,6 +84,9 @@ pub(super) struct TargetProcess {
     modules: Modules,
     module_ids: Vec<ModuleId>,
     stacks: StackMappings,
+    interpreters: Interpreters,
+    /// Whose frames are looked for.
+    languages: Languages,
     /// An address on the main thread's stack.
     main_stack: Option<Avma>,
     /// An address outside every known mapping was met: the mappings have changed.
@@ -123,8 +139,7 @@ impl TargetProcess {
         pid: Pid,
         kin: Option<Kin>,
         baseline: Baseline,
-        stack_bytes_max: usize,
-        max_overhead: Share,
+        settings: ProcessSettings,
         sink: &mut S,
     ) -> Result<Self, S::Error> {
         let living = living_thread(pid);
@@ -146,14 +161,16 @@ impl TargetProcess {
             modules: Modules::default(),
             module_ids: Vec::new(),
             stacks: StackMappings::default(),
+            interpreters: Interpreters::default(),
+            languages: settings.languages,
             main_stack: None,
             stale: true,
             refresh_due_ns: 0,
             refresh_pause_ns: REFRESH_PAUSE_NS_MIN,
             mappings_due_ns: 0,
             mappings_took_ns: 0,
-            stack_bytes_max,
-            max_overhead,
+            stack_bytes_max: settings.stack_bytes_max,
+            max_overhead: settings.max_overhead,
             go_on_at: 0,
             listed: 0,
             clock_due_ns: 0,
@@ -174,7 +191,7 @@ impl TargetProcess {
     }
 
     /// What a look at one of its threads reads, and the threads to look at.
-    pub(super) fn split(&mut self) -> (ProcessView<'_>, &mut Vec<Thread>) {
+    pub(super) fn split(&mut self) -> (ProcessView<'_>, &mut Interpreters, &mut Vec<Thread>) {
         let view = ProcessView {
             pid: self.pid,
             memory: &self.memory,
@@ -182,7 +199,7 @@ impl TargetProcess {
             stacks: &self.stacks,
             main_stack: self.main_stack,
         };
-        (view, &mut self.threads)
+        (view, &mut self.interpreters, &mut self.threads)
     }
 
     /// What it and its threads have used until now is not part of the recording: finding them has taken its time.
@@ -356,6 +373,8 @@ impl TargetProcess {
             loaded.into_iter().map(|new| new.module).collect(),
             executable.collect(),
         );
+        self.interpreters
+            .refresh(&self.modules, self.languages, &self.memory);
         let stacks = mappings
             .iter()
             .filter(|mapping| mapping.readable && mapping.writable);
@@ -431,11 +450,33 @@ impl TargetProcess {
         main.is_some_and(|main| names::of_a_process(self.pid).is_ok_and(|name| name != main.name))
     }
 
-    /// The frames of `stack` as they are recorded, outermost first, with `kernel` innermost.
-    pub(super) fn keys(&self, stack: &Stack, kernel: Option<FrameKey>, keys: &mut Vec<FrameKey>) {
+    /// The frames that were found as they are recorded, outermost first, with `kernel` innermost.
+    ///
+    /// # Errors
+    /// When `sink` could not keep a function.
+    pub(super) fn keys<S: SampleSink>(
+        &self,
+        looked: &Looked,
+        kernel: Option<FrameKey>,
+        functions: &mut FunctionIds,
+        sink: &mut S,
+        keys: &mut Vec<FrameKey>,
+    ) -> Result<(), S::Error> {
         keys.clear();
-        keys.extend(stack.frames.iter().rev().map(|frame| self.key(frame)));
+        for merged in looked.merged.iter().rev() {
+            match *merged {
+                MergedFrame::Native(at) => {
+                    keys.extend(looked.stack.frames.get(at).map(|frame| self.key(frame)));
+                }
+                MergedFrame::Interpreted(at) => {
+                    if let Some(frame) = looked.segments.frames.get(at) {
+                        keys.push(functions.key(frame, sink)?);
+                    }
+                }
+            }
+        }
         keys.extend(kernel);
+        Ok(())
     }
 
     fn key(&self, frame: &Frame) -> FrameKey {

@@ -7,11 +7,13 @@ mod tick;
 use std::time::Duration;
 
 use sampler_platforms::linux::{self, JobControl, StopWatch, clock};
+use sampler_unwind::interpreter::Languages;
 
 use self::processes::Thoroughness;
 use super::budget::Share;
 use super::costs::{Costs, OwnUse};
 use super::finder::Finder;
+use super::functions::FunctionIds;
 use super::images::Images;
 use super::look::{Looker, is_late};
 use super::overhead::{OwnCpu, Slice};
@@ -50,6 +52,8 @@ pub struct RecordSettings {
     pub max_overhead: Share,
     /// How long a thread may stand still for one sample.
     pub pause_max: Duration,
+    /// The languages whose frames are looked for, besides machine code.
+    pub languages: Languages,
 }
 
 /// Why a recording is over.
@@ -76,6 +80,7 @@ pub struct Recorder<'s, S: SampleSink> {
     costs: Costs,
     schedule: Schedule,
     keys: Vec<FrameKey>,
+    functions: FunctionIds,
     began_ns: u64,
     flush_due_ns: u64,
     ended_due_ns: u64,
@@ -131,6 +136,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             images: Images::default(),
             costs: Costs::default(),
             keys: Vec::new(),
+            functions: FunctionIds::default(),
             began_ns,
             // The first look at once: a short recording that is killed has something to show as well.
             flush_due_ns: began_ns,

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use sampler_platforms::linux::clock;
 use sampler_platforms::{Pid, Tid};
+use sampler_unwind::interpreter::Languages;
 
 use super::costs::{Costs, OwnUse};
+use super::functions::FunctionIds;
 use super::images::Images;
 use super::look::{self, Looker, Seen, Unseen, Waiting};
-use super::process::{Baseline, TargetProcess};
+use super::process::{Baseline, ProcessSettings, TargetProcess};
 use crate::profile::{
     End, Missed, Observation, SampleSink, Summary, ThreadId, ThreadState, Weights,
 };
@@ -62,14 +64,21 @@ pub struct Snapshot {
 pub fn snapshot<S: SampleSink>(
     pid: Pid,
     stack_bytes_max: usize,
+    languages: Languages,
     sink: &mut S,
 ) -> Result<Snapshot, S::Error> {
     let began_ns = clock::monotonic_ns();
-    let mut process = TargetProcess::new(pid, None, Baseline::Now, stack_bytes_max, None, sink)?;
+    let settings = ProcessSettings {
+        stack_bytes_max,
+        max_overhead: None,
+        languages,
+    };
+    let mut process = TargetProcess::new(pid, None, Baseline::Now, settings, sink)?;
     process.find_threads(began_ns, Baseline::Now, sink)?;
     process.refresh_mappings(&mut Images::default(), sink)?;
     let mut looker = Looker::new(stack_bytes_max, PAUSE_MAX, STOP_WITHIN);
     let mut costs = Costs::default();
+    let mut functions = FunctionIds::default();
     let mut threads = Vec::new();
     for at in 0..process.threads.len() {
         let Some(seen) = look(&mut looker, &mut process, at, &mut costs) else {
@@ -77,8 +86,8 @@ pub fn snapshot<S: SampleSink>(
         };
         let look = match seen {
             Ok(seen) => {
-                costs.walked(looker.stack().end);
-                Ok(keep(&looker, &process, at, seen, sink)?)
+                costs.walked(looker.looked());
+                Ok(keep(&mut looker, &process, at, seen, &mut functions, sink)?)
             }
             Err(missed) => Err(missed),
         };
@@ -105,13 +114,16 @@ fn look(
     costs: &mut Costs,
 ) -> Option<Result<Seen, Missed>> {
     let mut missed = Missed::Unreadable;
+    let mut last = None;
     for _ in 0..TRIES {
-        let (view, threads) = process.split();
+        let (view, interpreters, threads) = process.split();
         let thread = &mut threads[at];
         let sched = thread.files.sched_stat().ok()?;
         let asked_ns = clock::monotonic_ns();
-        match looker.look(view, thread, sched, costs) {
-            Ok(seen) => return Some(Ok(seen)),
+        match looker.look(view, interpreters, thread, sched, costs) {
+            // The first look at an interpreter may find only where it is; the next one then finds its frames.
+            Ok(seen) if looker.looked().walked.lost.is_none() => return Some(Ok(seen)),
+            Ok(seen) => last = Some(seen),
             Err(Unseen::Ended) => return None,
             Err(Unseen::Missed(reason)) => missed = reason,
         }
@@ -119,20 +131,25 @@ fn look(
             break;
         }
     }
+    if let Some(seen) = last {
+        return Some(Ok(seen));
+    }
     costs.missed(missed, 1);
     Some(Err(missed))
 }
 
 fn keep<S: SampleSink>(
-    looker: &Looker,
+    looker: &mut Looker,
     process: &TargetProcess,
     at: usize,
     seen: Seen,
+    functions: &mut FunctionIds,
     sink: &mut S,
 ) -> Result<ThreadLook, S::Error> {
     let mut keys = Vec::new();
-    process.keys(looker.stack(), seen.kernel, &mut keys);
-    let stack = sink.stack(&keys, End::from(looker.stack().end))?;
+    let looked = looker.looked();
+    process.keys(looked, seen.kernel, functions, sink, &mut keys)?;
+    let stack = sink.stack(&keys, End::from(looked.stack.end))?;
     let thread = process.threads[at].id;
     let weights = Weights::default();
     sink.observation(&Observation {

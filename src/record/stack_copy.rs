@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use sampler_unwind::interpreter::VolatileBuffer;
 use sampler_unwind::{Avma, MemoryReader, Modules, ReadError, SliceMemory};
 
 use super::stack_plan::CopyPlan;
@@ -85,6 +86,14 @@ fn copy_further(
     further
 }
 
+impl StackCopy {
+    /// Where the piece of stack lies that the thread was on.
+    pub(super) fn live_range(&self) -> Range<Avma> {
+        let (start, bytes) = &self.regions[0];
+        *start..Avma(start.0.saturating_add(bytes.len() as u64))
+    }
+}
+
 impl MemoryReader for StackCopy {
     fn read(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
         let mut bytes = |(start, range): &(Avma, Range<usize>)| {
@@ -135,5 +144,30 @@ impl<M: MemoryReader> MemoryReader for WalkMemory<'_, M> {
             Err(_) if self.is_constant(at) => self.live.read_u64(at),
             copied => copied,
         }
+    }
+}
+
+/// What the walk of an interpreter may read: what was copied for it, then the stack as it was, and all else as it is
+/// now. Whether that is still what it was, the interpreter checks.
+#[derive(Debug)]
+pub(super) struct InterpreterMemory<'a, M> {
+    /// What the interpreter has copied.
+    pub volatile: &'a VolatileBuffer,
+    /// The stack as it was.
+    pub copy: &'a StackCopy,
+    /// The process as it is.
+    pub live: &'a M,
+}
+
+impl<M: MemoryReader> MemoryReader for InterpreterMemory<'_, M> {
+    fn read(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
+        self.volatile
+            .read(at, into)
+            .or_else(|_| self.copy.read(at, into))
+            .or_else(|_| self.live.read(at, into))
+    }
+
+    fn read_each(&self, regions: &mut [(Avma, &mut [u8])], copied: &mut [usize]) {
+        self.live.read_each(regions, copied);
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use sampler_platforms::Tid;
 use sampler_platforms::linux::LateStop;
 use sampler_platforms::linux::proc::schedstat::SchedStat;
+use sampler_platforms::linux::proc::status;
 use sampler_platforms::linux::proc::task::ThreadFiles;
+use sampler_platforms::{Pid, Tid};
 
 use super::habits::{Rest, SpinHabit};
 use super::overhead::Pauses;
@@ -29,6 +30,10 @@ pub(super) struct Thread {
     pub plan: StackPlan,
     /// A stop that was asked for and has not happened yet.
     late: Option<Late>,
+    /// Its number in the innermost pid namespace that it is in, once an interpreter has asked for it.
+    namespace_tid: Option<i32>,
+    /// The base of its thread-local storage, once it was stopped: a sleeper does not show it, and it does not change.
+    pub thread_pointer: Option<u64>,
     /// How long it has stood still because of us, beside how long it may.
     pub pauses: Pauses,
     /// The last tick at which it was looked at, or left alone.
@@ -177,6 +182,8 @@ impl Thread {
             files,
             plan,
             late: None,
+            namespace_tid: None,
+            thread_pointer: None,
             pauses,
             ticked: 0,
             let_go_at: None,
@@ -185,6 +192,16 @@ impl Thread {
             accounted: Accounted::at_first(0, SchedStat::default()),
             last: None,
         }
+    }
+
+    /// Its number in the innermost pid namespace that it is in: what it takes itself for.
+    pub(super) fn namespace_tid(&mut self) -> i32 {
+        let tid = self.tid.0;
+        *self.namespace_tid.get_or_insert_with(|| {
+            let status = status::read(Pid(tid)).ok();
+            let innermost = status.and_then(|status| status.namespace_pids.last().copied());
+            innermost.unwrap_or(tid)
+        })
     }
 
     /// What it had used by `now_ns` is not part of the recording, nor is the time until then.
@@ -360,8 +377,6 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use sampler_platforms::Pid;
-
     use super::*;
 
     const HOUR_NS: u64 = 3_600_000_000_000;

@@ -25,6 +25,7 @@ const PROCESSES_MAX: u32 = 1 << 20;
 pub(super) const THREADS_MAX: u32 = 1 << 22;
 const MODULES_MAX: u32 = 1 << 20;
 const MAPPINGS_MAX: u32 = 1 << 22;
+pub(super) const FUNCTIONS_MAX: u32 = 1 << 18;
 /// Command lines, paths, names and images of the whole recording.
 const TEXT_BYTES_MAX: usize = 256 << 20;
 
@@ -42,6 +43,7 @@ pub(super) struct Counts {
     pub(super) processes: u32,
     pub(super) threads: u32,
     pub(super) modules: u32,
+    pub(super) functions: u32,
     mappings: u32,
     text_bytes: usize,
 }
@@ -57,6 +59,10 @@ impl Counts {
 
     pub(super) fn add_module(&mut self) -> Result<u32, LimitExceeded> {
         next(&mut self.modules, MODULES_MAX, "modules")
+    }
+
+    pub(super) fn add_function(&mut self) -> Result<u32, LimitExceeded> {
+        next(&mut self.functions, FUNCTIONS_MAX, "functions")
     }
 
     pub(super) fn add_mapping(&mut self) -> Result<u32, LimitExceeded> {

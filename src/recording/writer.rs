@@ -2,16 +2,20 @@
 
 use std::io::{self, Write};
 
+use sampler_unwind::interpreter::Function;
+
 use super::chunk::{ChunkKind, encode};
 use super::limits::{
-    CHUNK_BYTES_MAX, Counts, LimitExceeded, STACK_FRAMES_MAX, START_BYTES_MAX, TABLE_ENTRIES_MAX,
-    THREADS_MAX, at_most,
+    CHUNK_BYTES_MAX, Counts, FUNCTIONS_MAX, LimitExceeded, STACK_FRAMES_MAX, START_BYTES_MAX,
+    TABLE_ENTRIES_MAX, THREADS_MAX, at_most,
 };
-use super::v1::{Columns, Frame, History, Record, Start, SummaryCodec, end_number};
+use super::v1::{
+    Columns, Frame, History, Record, Start, SummaryCodec, end_number, function_record,
+};
 use super::{MAGIC, RecordingInfo, VERSION};
 use crate::profile::{
-    End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink, StackId,
-    StackNode, StackTable, Summary, ThreadId, ThreadInfo, UnknownId,
+    End, FrameKey, FunctionId, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
+    SampleSink, StackId, StackNode, StackTable, Summary, ThreadId, ThreadInfo, UnknownId,
 };
 
 /// A chunk is written when this many bytes wait, even if no flush is due.
@@ -66,6 +70,8 @@ pub struct Writer<W> {
     own_threads_max: u32,
     /// The one that does.
     other_threads: Option<ThreadId>,
+    /// The function that stands for all those that are too many.
+    other_functions: Option<FunctionId>,
     /// How much of `table` has its records.
     recorded: Recorded,
     history: History,
@@ -99,6 +105,7 @@ impl<W: Write> Writer<W> {
             table_nodes_goal: TABLE_NODES_GOAL,
             own_threads_max: THREADS_MAX - 1,
             other_threads: None,
+            other_functions: None,
             recorded: Recorded::default(),
             history: History::default(),
             summary: SummaryCodec::default(),
@@ -172,6 +179,15 @@ impl<W: Write> Writer<W> {
             self.write_chunk()?;
         }
         Ok(())
+    }
+
+    fn add_function(&mut self, function: &Function) -> Result<FunctionId, WriteError> {
+        self.counts.add_text(function.name.as_bytes())?;
+        self.counts.add_text(function.file.as_bytes())?;
+        let id = FunctionId(self.counts.add_function()?);
+        self.make_records()?;
+        self.push(&function_record(function))?;
+        Ok(id)
     }
 
     /// Makes records of all that was given so far: new frames, nodes and stacks, then the observations that name them.
@@ -298,6 +314,24 @@ impl<W: Write> SampleSink for Writer<W> {
         Ok(id)
     }
 
+    fn function(&mut self, function: &Function) -> Result<FunctionId, WriteError> {
+        // A program that compiles code for each request comes to so many; its recording goes on.
+        if self.counts.functions < FUNCTIONS_MAX - 1 {
+            return self.add_function(function);
+        }
+        if let Some(others) = self.other_functions {
+            return Ok(others);
+        }
+        let others = self.add_function(&Function {
+            language: function.language,
+            name: "(further functions)".to_owned(),
+            file: String::new(),
+            first_line: 0,
+        })?;
+        self.other_functions = Some(others);
+        Ok(others)
+    }
+
     fn mapping(
         &mut self,
         process: ProcessId,
@@ -326,12 +360,13 @@ impl<W: Write> SampleSink for Writer<W> {
             "frames of a stack",
         )?;
         for frame in outermost_first {
-            if let FrameKey::Code {
-                module: Some(module),
-                ..
-            } = frame
-            {
-                self.check_module(*module)?;
+            match *frame {
+                FrameKey::Code {
+                    module: Some(module),
+                    ..
+                } => self.check_module(module)?,
+                FrameKey::Interpreted { function, .. } => self.check_function(function)?,
+                _ => {}
             }
         }
         let stack = self.table.intern_slice(outermost_first, end);
@@ -372,6 +407,14 @@ impl<W> Writer<W> {
             Ok(())
         } else {
             Err(UnknownId::Process(process))
+        }
+    }
+
+    fn check_function(&self, function: FunctionId) -> Result<(), UnknownId> {
+        if function.0 < self.counts.functions {
+            Ok(())
+        } else {
+            Err(UnknownId::Function(function))
         }
     }
 

@@ -1,12 +1,61 @@
 //! Names for frames that are not machine code, or whose machine code has no name.
 
+use sampler_unwind::interpreter::{Function, FunctionKind};
+
+use super::By;
 use crate::profile::{End, FrameKey, FrameKind, ModuleInfo, ResolvedFrame};
 use crate::symbols::{Symbol, module_name, syscall_name};
+
+/// The frame of interpreted code, of a function that is called `name`.
+pub(super) fn interpreted_frame(
+    function: &Function,
+    name: &str,
+    line: u32,
+    kind: FunctionKind,
+    by: By,
+) -> ResolvedFrame {
+    let shown_line = match by {
+        By::Function => function.first_line,
+        By::Line => line,
+    };
+    let file = file_name(&function.file);
+    let place = match (file, shown_line) {
+        ("", _) => String::new(),
+        (file, 0) => file.to_owned(),
+        (file, line) => format!("{file}:{line}"),
+    };
+    ResolvedFrame {
+        function: match (name, place.as_str()) {
+            (name, "") => name.to_owned(),
+            ("", place) => place.to_owned(),
+            (name, place) => format!("{name} ({place})"),
+        },
+        module: Some(function.language.name().to_owned()),
+        file: Some(function.file.clone()).filter(|file| !file.is_empty()),
+        line: Some(line).filter(|&line| line > 0),
+        inlined: kind == FunctionKind::Inlined,
+        kind: match kind {
+            FunctionKind::Interpreted => FrameKind::Interpreted,
+            FunctionKind::Compiled | FunctionKind::Inlined => FrameKind::Compiled,
+            FunctionKind::Builtin => FrameKind::Builtin,
+            FunctionKind::Pseudo => FrameKind::Runtime,
+        },
+        language: Some(function.language),
+    }
+}
+
+/// The last part of a path; the whole of what is none, such as `[string "return 1 / 2"]`.
+fn file_name(file: &str) -> &str {
+    match file.starts_with(['[', '<']) {
+        true => file,
+        false => file.rsplit('/').next().unwrap_or(file),
+    }
+}
 
 /// The frame for `key` where that is no machine code.
 pub(super) fn special_frame(key: FrameKey) -> Option<ResolvedFrame> {
     let (function, kind) = match key {
-        FrameKey::Code { .. } => return None,
+        FrameKey::Code { .. } | FrameKey::Interpreted { .. } => return None,
         FrameKey::Syscall(number) => (
             format!("[syscall: {}]", syscall_name(number)),
             FrameKind::Kernel,
@@ -46,14 +95,21 @@ pub(super) fn unknown_frame(module: Option<&ModuleInfo>, address: u64) -> Resolv
 }
 
 /// The frame of a function in `module`.
-pub(super) fn named_frame(module: &ModuleInfo, symbol: Symbol) -> ResolvedFrame {
+pub(super) fn named_frame(module: &ModuleInfo, symbol: Symbol, by: By) -> ResolvedFrame {
+    let function = match (&symbol.file, symbol.line, by) {
+        (Some(file), Some(line), By::Line) => {
+            format!("{} ({}:{line})", symbol.function, file_name(file))
+        }
+        _ => symbol.function,
+    };
     ResolvedFrame {
-        function: symbol.function,
+        function,
         module: Some(module_name(module).to_owned()),
         file: symbol.file,
         line: symbol.line,
         inlined: symbol.inlined,
         kind: FrameKind::Native,
+        language: None,
     }
 }
 
@@ -65,6 +121,7 @@ fn without_source(function: String, module: Option<&str>, kind: FrameKind) -> Re
         line: None,
         inlined: false,
         kind,
+        language: None,
     }
 }
 

@@ -1,7 +1,20 @@
 //! From a recording to what is shown.
 
 mod frame_names;
+mod functions;
 mod resolve;
 mod unnamed;
+mod view;
 
-pub use resolve::resolve;
+pub use resolve::{resolve, resolve_by};
+pub use view::{FrameFilter, filter};
+
+/// What frames are told apart by, besides their module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum By {
+    /// Their functions.
+    #[default]
+    Function,
+    /// Their functions and lines.
+    Line,
+}

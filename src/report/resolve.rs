@@ -5,8 +5,9 @@
 
 use rustc_hash::FxHashMap;
 
-use super::frame_names::{end_frame, named_frame, special_frame, unknown_frame};
+use super::frame_names::{end_frame, interpreted_frame, named_frame, special_frame, unknown_frame};
 use super::unnamed::Unnamed;
+use super::{By, functions};
 use crate::profile::{
     End, FrameKey, FrameKind, NodeId, ProcessId, ProcessInfo, Profile, ResolvedFrame,
     ResolvedProfile, ResolvedThread, StackId, StackTable, StackWeights, ThreadId, ThreadInfo,
@@ -19,7 +20,12 @@ use crate::symbols::Symbolize;
 /// Ids that point nowhere, as a damaged recording may hold, give unknown frames, and stacks of unknown threads are
 /// left out and counted in the notes.
 pub fn resolve(profile: &Profile, symbolizer: &mut dyn Symbolize) -> ResolvedProfile {
-    let names = Names::of(profile, symbolizer);
+    resolve_by(profile, symbolizer, By::Function)
+}
+
+/// As [`resolve`], telling frames apart by what `by` says.
+pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> ResolvedProfile {
+    let names = Names::of(profile, symbolizer, by);
     let mut stacks = StackResolver::new(profile, names);
     let commands = commands(profile);
     let mut resolved = ResolvedProfile {
@@ -138,14 +144,30 @@ struct Expansion {
 }
 
 impl Names {
-    fn of(profile: &Profile, symbolizer: &mut dyn Symbolize) -> Self {
+    fn of(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> Self {
         let keys = profile.table.frames();
         let mut names = Self {
             expansions: vec![Expansion::default(); keys.len()],
             ..Self::default()
         };
         let mut by_module: Vec<Vec<usize>> = vec![Vec::new(); profile.modules.len()];
+        let function_names = functions::names(&profile.functions);
         for (index, &key) in keys.iter().enumerate() {
+            if let FrameKey::Interpreted {
+                function,
+                line,
+                kind,
+                ..
+            } = key
+            {
+                let function = function.index();
+                let name = function_names.get(function).copied().unwrap_or_default();
+                let function = profile.functions.get(function);
+                let frame =
+                    function.map(|function| interpreted_frame(function, name, line, kind, by));
+                names.set(index, frame, None);
+                continue;
+            }
             match special_frame(key) {
                 Some(frame) => names.set(index, [frame], None),
                 None => match module_of(key).and_then(|module| by_module.get_mut(module)) {
@@ -156,7 +178,7 @@ impl Names {
         }
         for (module, indices) in by_module.iter().enumerate() {
             if !indices.is_empty() {
-                names.add_module(profile, module, indices, symbolizer);
+                names.add_module(profile, module, indices, symbolizer, by);
             }
         }
         names
@@ -169,6 +191,7 @@ impl Names {
         module: usize,
         indices: &[usize],
         symbolizer: &mut dyn Symbolize,
+        by: By,
     ) {
         let Some(info) = profile.modules.get(module) else {
             return;
@@ -188,7 +211,7 @@ impl Names {
                 Some(symbols) => {
                     let frames = symbols
                         .iter()
-                        .map(|symbol| named_frame(info, symbol.clone()));
+                        .map(|symbol| named_frame(info, symbol.clone(), by));
                     self.set(*index, frames, None);
                 }
                 None => {

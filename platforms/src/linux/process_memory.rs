@@ -57,6 +57,16 @@ impl ProcessMemory {
     ) -> Result<[usize; N], ReadError> {
         const { assert!(N <= REGIONS_MAX) };
         let mut lengths = [0; N];
+        self.read_in_turn(&mut regions, &mut lengths)?;
+        Ok(lengths)
+    }
+
+    /// As [`ProcessMemory::read_regions`], of up to [`REGIONS_MAX`] regions.
+    fn read_in_turn(
+        &self,
+        regions: &mut [(Avma, &mut [u8])],
+        lengths: &mut [usize],
+    ) -> Result<(), ReadError> {
         let mut first = 0;
         // Each turn finishes at least one region: a call ends where something is not mapped.
         while let Some(rest) = regions
@@ -76,7 +86,7 @@ impl ProcessMemory {
                 first += 1;
             }
         }
-        Ok(lengths)
+        Ok(())
     }
 
     /// One call for all of `regions`; the bytes that could be read before the first that could not.
@@ -157,6 +167,16 @@ impl MemoryReader for ProcessMemory {
             Err(_refused) => {
                 self.by_file.store(true, Ordering::Relaxed);
                 self.read_by_file(at, into)
+            }
+        }
+    }
+
+    fn read_each(&self, regions: &mut [(Avma, &mut [u8])], copied: &mut [usize]) {
+        let copied = copied.chunks_mut(REGIONS_MAX);
+        for (regions, copied) in regions.chunks_mut(REGIONS_MAX).zip(copied) {
+            // A process that is gone or closed to us has no memory to give: nothing is what was copied.
+            if self.read_in_turn(regions, copied).is_err() {
+                break;
             }
         }
     }

@@ -3,7 +3,7 @@
 use sampler_platforms::Pid;
 
 use super::super::finder::Found;
-use super::super::process::{Baseline, TargetProcess};
+use super::super::process::{Baseline, ProcessSettings, TargetProcess};
 use super::super::process_table::why_left_out;
 use super::Recorder;
 use crate::profile::{FrameKey, LeftOut, SampleSink};
@@ -34,16 +34,12 @@ impl<S: SampleSink> Recorder<'_, S> {
         }
         self.costs.processes += 1;
         let Found { pid, kin, .. } = found;
-        let stack_bytes_max = self.settings.stack_bytes_max;
-        let max_overhead = self.settings.max_overhead;
-        let mut process = TargetProcess::new(
-            pid,
-            kin,
-            found.baseline,
-            stack_bytes_max,
-            max_overhead,
-            self.sink,
-        )?;
+        let settings = ProcessSettings {
+            stack_bytes_max: self.settings.stack_bytes_max,
+            max_overhead: self.settings.max_overhead,
+            languages: self.settings.languages,
+        };
+        let mut process = TargetProcess::new(pid, kin, found.baseline, settings, self.sink)?;
         process.find_threads(now_ns, found.baseline, self.sink)?;
         process.refresh_mappings(&mut self.images, self.sink)?;
         if found.baseline == Baseline::Now {

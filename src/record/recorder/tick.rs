@@ -113,7 +113,7 @@ impl<S: SampleSink> Recorder<'_, S> {
     /// Looks at one thread; `false` if it has ended.
     pub(super) fn tick_thread(&mut self, index: usize, at: usize) -> Result<bool, S::Error> {
         let process = &mut self.processes[index];
-        let (view, threads) = process.split();
+        let (view, interpreters, threads) = process.split();
         let count = threads.len();
         let thread = &mut threads[at];
         if thread.rest.goes_on(self.tick_ns) {
@@ -143,7 +143,8 @@ impl<S: SampleSink> Recorder<'_, S> {
             return Ok(true);
         }
         self.slice.used();
-        match self.looker.look(view, thread, sched, &mut self.costs) {
+        let costs = &mut self.costs;
+        match self.looker.look(view, interpreters, thread, sched, costs) {
             Ok(seen) if seen.was_waiting_for_cpu => {
                 self.pass_over(index, at, seen.sched, Missed::NotScheduled);
                 self.account_unseen(index, at, seen.sched).map(|()| true)
@@ -199,13 +200,15 @@ impl<S: SampleSink> Recorder<'_, S> {
             // Perhaps all of them are others: it has executed another program.
             process.refresh_names(self.sink)?;
             process.refresh_description(self.sink)?;
-            let (view, threads) = process.split();
-            self.looker.walk_again(view, &mut threads[at]);
+            let (view, interpreters, threads) = process.split();
+            let thread = &mut threads[at];
+            self.looker.walk_again(view, interpreters, thread);
         }
-        let stack = self.looker.stack();
-        self.costs.walked(stack.end);
-        process.keys(stack, seen.kernel, &mut self.keys);
-        let end = End::from(stack.end);
+        let looked = self.looker.looked();
+        self.costs.walked(looked);
+        let functions = &mut self.functions;
+        process.keys(looked, seen.kernel, functions, self.sink, &mut self.keys)?;
+        let end = End::from(looked.stack.end);
         let id = self.sink.stack(&self.keys, end)?;
         let thread = &mut process.threads[at];
         if let Some(held) = thread.take_held() {

@@ -1,12 +1,13 @@
 //! Any calls of a sink.
 
 use proptest::prelude::*;
+use sampler_unwind::interpreter::{Function, FunctionKind, Language, LinePrecision};
 use sampler_unwind::{BuildId, FrameOrigin};
 
 use super::support::Call;
 use crate::profile::{
-    Birth, End, FrameKey, LeftOut, Missed, ModuleId, ModuleInfo, Observation, ProcessInfo, StackId,
-    Summary, ThreadId, ThreadState, Weights,
+    Birth, End, FrameKey, FramesLost, FunctionId, LeftOut, Missed, ModuleId, ModuleInfo,
+    Observation, ProcessInfo, StackId, Summary, ThreadId, ThreadState, Weights,
 };
 
 fn texts() -> impl Strategy<Value = String> {
@@ -24,6 +25,25 @@ fn origins() -> impl Strategy<Value = FrameOrigin> {
         Just(FrameOrigin::FramePointer),
         Just(FrameOrigin::InferredRegister),
         Just(FrameOrigin::Scan),
+        Just(FrameOrigin::Interpreter),
+    ]
+}
+
+fn precisions() -> impl Strategy<Value = LinePrecision> {
+    prop_oneof![
+        Just(LinePrecision::Exact),
+        Just(LinePrecision::Block),
+        Just(LinePrecision::Function),
+    ]
+}
+
+fn kinds() -> impl Strategy<Value = FunctionKind> {
+    prop_oneof![
+        Just(FunctionKind::Interpreted),
+        Just(FunctionKind::Compiled),
+        Just(FunctionKind::Inlined),
+        Just(FunctionKind::Builtin),
+        Just(FunctionKind::Pseudo),
     ]
 }
 
@@ -35,6 +55,14 @@ fn frames() -> impl Strategy<Value = FrameKey> {
                 address,
                 is_return_address,
                 origin,
+            }
+        ),
+        2 => (any::<u8>(), any::<u32>(), precisions(), kinds()).prop_map(
+            |(function, line, precision, kind)| FrameKey::Interpreted {
+                function: FunctionId(function.into()),
+                line,
+                precision,
+                kind,
             }
         ),
         1 => any::<u32>().prop_map(FrameKey::Syscall),
@@ -87,8 +115,15 @@ fn summaries() -> impl Strategy<Value = Summary> {
         1..u64::MAX,
         0..2,
     );
-    (ns(), ns(), missed, left_out, -1e9..1e9f64).prop_map(
-        |(samples, cpu_ns, missed, left_out, complete_ratio)| Summary {
+    let lost = prop::collection::btree_map(
+        prop_oneof![Just(FramesLost::NotFound), Just(FramesLost::Unsupported)],
+        1..u64::MAX,
+        0..2,
+    );
+    (ns(), ns(), missed, left_out, lost, -1e9..1e9f64).prop_map(
+        |(samples, cpu_ns, missed, left_out, interpreted_lost, complete_ratio)| Summary {
+            interpreted: samples / 3,
+            interpreted_lost,
             samples,
             cpu_ns,
             missed,
@@ -124,6 +159,10 @@ pub(super) fn calls() -> impl Strategy<Value = Call> {
             .prop_map(|(process, tid, name)| Call::Thread(process, tid, name)),
         2 => (texts(), bytes(), bytes()).prop_map(|(path, build_id, image)| {
             Call::Module(ModuleInfo { path, build_id: build_id.map(BuildId), image })
+        }),
+        1 => (any::<bool>(), texts(), texts(), any::<u32>()).prop_map(|(is_lua, name, file, first_line)| {
+            let language = if is_lua { Language::Lua } else { Language::Python };
+            Call::Function(Function { language, name, file, first_line })
         }),
         1 => any::<(u32, u32, u64, u64, u64)>().prop_map(|(process, module, start, end, bias)| {
             Call::Mapping(process, module, start, end, bias)

@@ -1,8 +1,10 @@
 //! A sink that keeps what it is told, and what tells it.
 
+use sampler_unwind::interpreter::Function;
+
 use crate::profile::{
-    End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink, StackId,
-    Summary, ThreadId, ThreadInfo, UnknownId,
+    End, FrameKey, FunctionId, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
+    SampleSink, StackId, Summary, ThreadId, ThreadInfo, UnknownId,
 };
 
 /// What a sink was told, with nothing left that depends on ids of its own.
@@ -11,6 +13,7 @@ pub(super) enum Event {
     Process(ProcessInfo),
     Thread(ThreadInfo),
     Module(ModuleInfo),
+    Function(Function),
     Mapping(u32, u32, u64, u64, u64),
     Observation(u32, Vec<FrameKey>, End, Observation),
     Flush(Summary),
@@ -23,6 +26,7 @@ pub(super) struct Log {
     processes: u32,
     threads: u32,
     modules: u32,
+    functions: u32,
     stacks: Vec<(Vec<FrameKey>, End)>,
     /// The first valid stack id.
     stacks_from: u32,
@@ -73,6 +77,11 @@ impl SampleSink for Log {
         Ok(ModuleId(hand_out(&mut self.modules)))
     }
 
+    fn function(&mut self, function: &Function) -> Result<FunctionId, UnknownId> {
+        self.events.push(Event::Function(function.clone()));
+        Ok(FunctionId(hand_out(&mut self.functions)))
+    }
+
     fn mapping(
         &mut self,
         process: ProcessId,
@@ -91,7 +100,7 @@ impl SampleSink for Log {
         let frames = match outermost_first {
             // As `StackTable` has it.
             [] => vec![FrameKey::NoStack],
-            frames => frames.iter().map(|&frame| with_own_module(frame)).collect(),
+            frames => frames.iter().map(|&frame| with_own_ids(frame)).collect(),
         };
         self.stacks.push((frames, end));
         let position = u32::try_from(self.stacks.len() - 1).unwrap_or(u32::MAX);
@@ -128,7 +137,7 @@ impl SampleSink for Log {
     }
 }
 
-fn with_own_module(frame: FrameKey) -> FrameKey {
+fn with_own_ids(frame: FrameKey) -> FrameKey {
     match frame {
         FrameKey::Code {
             module,
@@ -141,6 +150,17 @@ fn with_own_module(frame: FrameKey) -> FrameKey {
             is_return_address,
             origin,
         },
+        FrameKey::Interpreted {
+            function,
+            line,
+            precision,
+            kind,
+        } => FrameKey::Interpreted {
+            function: FunctionId(own_id(function.0)),
+            line,
+            precision,
+            kind,
+        },
         other => other,
     }
 }
@@ -151,6 +171,7 @@ pub(super) enum Call {
     Process(ProcessInfo),
     Thread(u32, i32, String),
     Module(ModuleInfo),
+    Function(Function),
     Mapping(u32, u32, u64, u64, u64),
     Stack(Vec<FrameKey>, End),
     Observation(Observation),
@@ -163,6 +184,7 @@ pub(super) struct Teller<'s, S> {
     processes: Vec<ProcessId>,
     threads: Vec<ThreadId>,
     modules: Vec<ModuleId>,
+    functions: Vec<FunctionId>,
     /// To be told again when ids are void.
     stacks: Vec<(Vec<FrameKey>, End, StackId)>,
 }
@@ -174,6 +196,7 @@ impl<'s, S: SampleSink> Teller<'s, S> {
             processes: Vec::new(),
             threads: Vec::new(),
             modules: Vec::new(),
+            functions: Vec::new(),
             stacks: Vec::new(),
         }
     }
@@ -191,6 +214,7 @@ impl<'s, S: SampleSink> Teller<'s, S> {
                 }
             }
             Call::Module(module) => self.modules.push(self.sink.module(module)?),
+            Call::Function(function) => self.functions.push(self.sink.function(function)?),
             Call::Mapping(process, module, start, end, bias) => {
                 let process = pick(&self.processes, *process);
                 if let (Some(process), Some(module)) = (process, pick(&self.modules, *module)) {
@@ -198,7 +222,7 @@ impl<'s, S: SampleSink> Teller<'s, S> {
                 }
             }
             Call::Stack(frames, end) => {
-                let frames = self.with_module_ids(frames);
+                let frames = self.with_ids(frames);
                 let id = self.sink.stack(&frames, *end)?;
                 self.stacks.push((frames, *end, id));
             }
@@ -224,7 +248,7 @@ impl<'s, S: SampleSink> Teller<'s, S> {
         Ok(())
     }
 
-    fn with_module_ids(&self, frames: &[FrameKey]) -> Vec<FrameKey> {
+    fn with_ids(&self, frames: &[FrameKey]) -> Vec<FrameKey> {
         frames
             .iter()
             .map(|&frame| match frame {
@@ -238,6 +262,20 @@ impl<'s, S: SampleSink> Teller<'s, S> {
                     address,
                     is_return_address,
                     origin,
+                },
+                FrameKey::Interpreted {
+                    function,
+                    line,
+                    precision,
+                    kind,
+                } => match pick(&self.functions, function.0) {
+                    Some(function) => FrameKey::Interpreted {
+                        function,
+                        line,
+                        precision,
+                        kind,
+                    },
+                    None => FrameKey::NoStack,
                 },
                 other => other,
             })

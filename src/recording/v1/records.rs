@@ -2,11 +2,12 @@
 //! text or byte string behind its length.
 
 use sampler_unwind::FrameOrigin;
+use sampler_unwind::interpreter::{Function, FunctionKind, Language, LinePrecision};
 use serde::{Deserialize, Serialize};
 
 use super::super::RecordingInfo;
 use super::observations::COLUMNS;
-use crate::profile::{End, FrameKey, ModuleId};
+use crate::profile::{End, FrameKey, FunctionId, ModuleId};
 
 /// The content of the start chunk.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +86,14 @@ pub(in super::super) enum Record<'a> {
         parent: i32,
         started_ticks: u64,
     },
+    /// A function of interpreted code.
+    Function {
+        /// The position in [`LANGUAGES`].
+        language: u8,
+        name: &'a str,
+        file: &'a str,
+        first_line: u32,
+    },
 }
 
 /// A column of numbers. See `packed.rs`.
@@ -113,10 +122,37 @@ pub(in super::super) enum Frame {
     NoStack,
     UnseenCpu,
     ChildrenEnded,
+    Interpreted {
+        function: u32,
+        line: u32,
+        /// The position in [`PRECISIONS`].
+        precision: u8,
+        /// The position in [`KINDS`].
+        kind: u8,
+    },
 }
 
+/// Languages of functions, by number.
+const LANGUAGES: [Language; 2] = [Language::Lua, Language::Python];
+
+/// How well a line is known, by number.
+const PRECISIONS: [LinePrecision; 3] = [
+    LinePrecision::Exact,
+    LinePrecision::Block,
+    LinePrecision::Function,
+];
+
+/// Kinds of interpreted code, by number.
+const KINDS: [FunctionKind; 5] = [
+    FunctionKind::Interpreted,
+    FunctionKind::Compiled,
+    FunctionKind::Inlined,
+    FunctionKind::Builtin,
+    FunctionKind::Pseudo,
+];
+
 /// How a frame was found, by number.
-const ORIGINS: [FrameOrigin; 9] = [
+const ORIGINS: [FrameOrigin; 10] = [
     FrameOrigin::Registers,
     FrameOrigin::SignalFrame,
     FrameOrigin::CallFrameInfo,
@@ -126,6 +162,7 @@ const ORIGINS: [FrameOrigin; 9] = [
     FrameOrigin::FramePointer,
     FrameOrigin::InferredRegister,
     FrameOrigin::Scan,
+    FrameOrigin::Interpreter,
 ];
 
 /// How a stack ended, by number.
@@ -173,6 +210,17 @@ impl From<FrameKey> for Frame {
                 is_return_address,
                 origin: origin_number(origin),
             },
+            FrameKey::Interpreted {
+                function,
+                line,
+                precision,
+                kind,
+            } => Frame::Interpreted {
+                function: function.0,
+                line,
+                precision: precision_number(precision),
+                kind: kind_number(kind),
+            },
             FrameKey::Syscall(number) => Frame::Syscall(number),
             FrameKey::Blocked(number) => Frame::Blocked(number),
             FrameKey::BlockedInFault => Frame::BlockedInFault,
@@ -186,9 +234,9 @@ impl From<FrameKey> for Frame {
 }
 
 impl Frame {
-    /// The same for a sink, which has the modules under ids of its own. `None` for a module or origin that there is
-    /// not.
-    pub(super) fn key(self, modules: &[ModuleId]) -> Option<FrameKey> {
+    /// The same for a sink, which has the modules and functions under ids of its own. `None` for one of these, or for
+    /// an origin, kind or precision, that there is not.
+    pub(super) fn key(self, modules: &[ModuleId], functions: &[FunctionId]) -> Option<FrameKey> {
         Some(match self {
             Frame::Code {
                 module,
@@ -203,6 +251,17 @@ impl Frame {
                 address,
                 is_return_address,
                 origin: *ORIGINS.get(usize::from(origin))?,
+            },
+            Frame::Interpreted {
+                function,
+                line,
+                precision,
+                kind,
+            } => FrameKey::Interpreted {
+                function: *functions.get(function as usize)?,
+                line,
+                precision: *PRECISIONS.get(usize::from(precision))?,
+                kind: *KINDS.get(usize::from(kind))?,
             },
             Frame::Syscall(number) => FrameKey::Syscall(number),
             Frame::Blocked(number) => FrameKey::Blocked(number),
@@ -228,6 +287,45 @@ fn origin_number(origin: FrameOrigin) -> u8 {
         FrameOrigin::FramePointer => 6,
         FrameOrigin::InferredRegister => 7,
         FrameOrigin::Scan => 8,
+        FrameOrigin::Interpreter => 9,
+    }
+}
+
+/// The record of a function.
+pub(in super::super) fn function_record(function: &Function) -> Record<'_> {
+    Record::Function {
+        language: match function.language {
+            Language::Lua => 0,
+            Language::Python => 1,
+        },
+        name: &function.name,
+        file: &function.file,
+        first_line: function.first_line,
+    }
+}
+
+/// The language of a number in a record.
+pub(super) fn language(number: u8) -> Option<Language> {
+    LANGUAGES.get(usize::from(number)).copied()
+}
+
+/// The position in [`PRECISIONS`].
+fn precision_number(precision: LinePrecision) -> u8 {
+    match precision {
+        LinePrecision::Exact => 0,
+        LinePrecision::Block => 1,
+        LinePrecision::Function => 2,
+    }
+}
+
+/// The position in [`KINDS`].
+fn kind_number(kind: FunctionKind) -> u8 {
+    match kind {
+        FunctionKind::Interpreted => 0,
+        FunctionKind::Compiled => 1,
+        FunctionKind::Inlined => 2,
+        FunctionKind::Builtin => 3,
+        FunctionKind::Pseudo => 4,
     }
 }
 

@@ -7,13 +7,14 @@ use super::super::limits::{
     Counts, LimitExceeded, STACK_FRAMES_MAX, START_BYTES_MAX, TABLE_ENTRIES_MAX, at_most,
 };
 use super::observations::{ColumnsReader, History};
-use super::records::{Record, Start, end_from_number};
+use super::records::{self, Record, Start, end_from_number};
 use super::summary::SummaryCodec;
 use crate::profile::{
-    Birth, End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink,
-    StackId, Summary, ThreadId, ThreadInfo,
+    Birth, End, FrameKey, FunctionId, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
+    SampleSink, StackId, Summary, ThreadId, ThreadInfo,
 };
 use sampler_unwind::BuildId;
+use sampler_unwind::interpreter::Function;
 
 /// Why a record was not played.
 #[derive(Debug)]
@@ -47,7 +48,8 @@ pub(in super::super) struct Replay<'s, S> {
     birth: Option<Birth>,
     threads: Vec<ThreadId>,
     modules: Vec<ModuleId>,
-    /// With the sink's module ids.
+    functions: Vec<FunctionId>,
+    /// With the sink's ids of modules and functions.
     frames: Vec<FrameKey>,
     nodes: Vec<Node>,
     stacks: Vec<Stack>,
@@ -83,6 +85,7 @@ impl<'s, S: SampleSink> Replay<'s, S> {
             birth: None,
             threads: Vec::new(),
             modules: Vec::new(),
+            functions: Vec::new(),
             frames: Vec::new(),
             nodes: Vec::new(),
             stacks: Vec::new(),
@@ -149,7 +152,8 @@ impl<'s, S: SampleSink> Replay<'s, S> {
                     .map_err(ReplayError::Sink)
             }
             Record::Frame(frame) => {
-                let key = frame.key(&self.modules).ok_or("a frame without meaning")?;
+                let key = frame.key(&self.modules, &self.functions);
+                let key = key.ok_or("a frame without meaning")?;
                 push(&mut self.frames, key, "frames")
             }
             Record::Node { caller_back, frame } => self.node(caller_back, frame),
@@ -168,6 +172,12 @@ impl<'s, S: SampleSink> Replay<'s, S> {
                 });
                 Ok(())
             }
+            Record::Function {
+                language,
+                name,
+                file,
+                first_line,
+            } => self.function(language, name, file, first_line),
             Record::Epoch => {
                 self.frames.clear();
                 self.nodes.clear();
@@ -231,6 +241,27 @@ impl<'s, S: SampleSink> Replay<'s, S> {
         };
         let id = self.sink.module(&info).map_err(ReplayError::Sink)?;
         self.modules.push(id);
+        Ok(())
+    }
+
+    fn function(
+        &mut self,
+        language: u8,
+        name: &str,
+        file: &str,
+        first_line: u32,
+    ) -> Result<(), ReplayError<S::Error>> {
+        self.counts.add_function()?;
+        self.counts.add_text(name.as_bytes())?;
+        self.counts.add_text(file.as_bytes())?;
+        let function = Function {
+            language: records::language(language).ok_or("a language that is not known")?,
+            name: name.to_owned(),
+            file: file.to_owned(),
+            first_line,
+        };
+        let id = self.sink.function(&function).map_err(ReplayError::Sink)?;
+        self.functions.push(id);
         Ok(())
     }
 

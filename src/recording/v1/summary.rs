@@ -5,7 +5,7 @@
 
 use postcard::{take_from_bytes, to_io};
 
-use crate::profile::{LeftOut, Missed, Overhead, PauseNs, Summary};
+use crate::profile::{FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
 
 /// The first key of the counts in [`Summary::missed`].
 const MISSED_KEY: u8 = 128;
@@ -34,6 +34,20 @@ const LEFT_OUT: [LeftOut; 6] = [
     LeftOut::KernelThread,
     LeftOut::Unreadable,
     LeftOut::TooMany,
+];
+
+/// The first key of the counts in [`Summary::interpreted_lost`].
+const FRAMES_LOST_KEY: u8 = 192;
+
+/// The reasons, by key from [`FRAMES_LOST_KEY`].
+const FRAMES_LOST: [FramesLost; 7] = [
+    FramesLost::NotFound,
+    FramesLost::Inconsistent,
+    FramesLost::Unreadable,
+    FramesLost::Changed,
+    FramesLost::TooDeep,
+    FramesLost::Unmatched,
+    FramesLost::Unsupported,
 ];
 
 /// Values by key.
@@ -88,6 +102,8 @@ fn values(summary: &Summary) -> Values {
         torn,
         partial,
         truncated,
+        interpreted,
+        interpreted_lost,
         missed,
         processes,
         left_out,
@@ -130,6 +146,7 @@ fn values(summary: &Summary) -> Values {
         overhead.thread_stopped.to_bits(),
         overhead.sampler_cpu.to_bits(),
         *processes,
+        *interpreted,
     ];
     values[..fixed.len()].copy_from_slice(&fixed);
     for (&reason, &count) in missed {
@@ -137,6 +154,9 @@ fn values(summary: &Summary) -> Values {
     }
     for (&reason, &count) in left_out {
         values[usize::from(left_out_key(reason))] = count;
+    }
+    for (&reason, &count) in interpreted_lost {
+        values[usize::from(frames_lost_key(reason))] = count;
     }
     values
 }
@@ -152,6 +172,11 @@ fn summary(values: &Values) -> Summary {
         .map(|reason| (reason, values[usize::from(left_out_key(reason))]))
         .filter(|&(_, count)| count > 0)
         .collect();
+    let interpreted_lost = FRAMES_LOST
+        .into_iter()
+        .map(|reason| (reason, values[usize::from(frames_lost_key(reason))]))
+        .filter(|&(_, count)| count > 0)
+        .collect();
     Summary {
         samples: values[0],
         stops: values[1],
@@ -160,6 +185,8 @@ fn summary(values: &Values) -> Summary {
         torn: values[4],
         partial: values[5],
         truncated: values[6],
+        interpreted: values[24],
+        interpreted_lost,
         missed,
         processes: values[23],
         left_out,
@@ -198,6 +225,19 @@ fn left_out_key(reason: LeftOut) -> u8 {
         }
 }
 
+fn frames_lost_key(reason: FramesLost) -> u8 {
+    FRAMES_LOST_KEY
+        + match reason {
+            FramesLost::NotFound => 0,
+            FramesLost::Inconsistent => 1,
+            FramesLost::Unreadable => 2,
+            FramesLost::Changed => 3,
+            FramesLost::TooDeep => 4,
+            FramesLost::Unmatched => 5,
+            FramesLost::Unsupported => 6,
+        }
+}
+
 fn missed_key(reason: Missed) -> u8 {
     MISSED_KEY
         + match reason {
@@ -220,7 +260,12 @@ mod tests {
     #[test]
     fn every_value_has_a_key_of_its_own() {
         let mut from = [0; 256];
-        for (key, value) in (0..24).chain(128..137).chain(160..166).zip(1000..) {
+        for (key, value) in (0..25)
+            .chain(128..137)
+            .chain(160..166)
+            .chain(192..199)
+            .zip(1000..)
+        {
             from[key] = value;
         }
         assert_eq!(values(&summary(&from)), from);
