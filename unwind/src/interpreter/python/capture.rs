@@ -126,15 +126,52 @@ impl Captured {
         self.activations.last().map_or(0, |last| last.frames.end)
     }
 
+    /// Activation after activation, outwards.
     fn walk(
         &mut self,
         layout: &Layout,
         state: &ThreadState,
         copy: &mut VolatileCopy<'_>,
     ) -> Result<(), Lost> {
-        let (mut c_frame, current) = innermost(layout, state, copy)?;
-        let mut next = current;
+        let before = (self.frames.len(), self.activations.len());
+        let mut c_frame = CFrame::innermost(layout, state, copy)?;
+        let mut next = c_frame.current;
+        let mut is_innermost = true;
         let mut guard = CycleGuard::new();
+        while next != Avma(0) {
+            let outer = c_frame.outer(layout, copy);
+            let end = self.activation(layout, state, next, c_frame.at, &mut guard, copy);
+            next = match (end, outer.map(|outer| outer.current)) {
+                (Ok(end), None) => end,
+                (Ok(end), Some(outer)) if end == outer => end,
+                // The innermost activation has just begun: what it will say about its frame was not written yet.
+                (_, Some(outer)) if is_innermost => {
+                    self.frames.truncate(before.0);
+                    self.activations.truncate(before.1);
+                    outer
+                }
+                (Ok(_), Some(_)) => return Err(Lost::Inconsistent),
+                (Err(lost), _) => return Err(lost),
+            };
+            c_frame = outer.unwrap_or(CFrame {
+                at: None,
+                current: next,
+            });
+            is_innermost = false;
+        }
+        Ok(())
+    }
+
+    /// The frames of one activation, from `next` on, which keeps something at `native`. Gives the first of the next one.
+    fn activation(
+        &mut self,
+        layout: &Layout,
+        state: &ThreadState,
+        mut next: Avma,
+        native: Option<Avma>,
+        guard: &mut CycleGuard,
+        copy: &mut VolatileCopy<'_>,
+    ) -> Result<Avma, Lost> {
         while next != Avma(0) {
             if self.frames.len() >= FRAMES_MAX || self.activations.len() >= ACTIVATIONS_MAX {
                 return Err(Lost::TooDeep);
@@ -146,15 +183,14 @@ impl Captured {
             next = match self.frame(layout, next, copy).ok_or(Lost::Unreadable)? {
                 Next::Frame(next) => next,
                 Next::Activation(next) => {
-                    if let Boundary::IsEntry(_) = layout.frame.boundary {
-                        self.close(c_frame);
-                        c_frame = c_frame.and_then(|at| outer_c_frame(layout, at, copy));
+                    if self.covered() < self.frames.len() {
+                        self.close(native);
                     }
-                    next
+                    return Ok(next);
                 }
             };
         }
-        Ok(())
+        Ok(next)
     }
 
     /// Takes the frame at `at`, which was copied, and says what follows.
@@ -175,10 +211,7 @@ impl Captured {
             at: instruction(layout, at, code, copy)?,
         });
         match layout.frame.boundary {
-            Boundary::EachFrame => {
-                self.close(None);
-                Some(Next::Activation(previous))
-            }
+            Boundary::EachFrame => Some(Next::Activation(previous)),
             Boundary::IsEntry(offset) => match word(copy, at, offset)?.to_le_bytes()[0] {
                 0 => Some(Next::Frame(previous)),
                 _ => Some(Next::Activation(previous)),
@@ -222,38 +255,56 @@ impl Captured {
     }
 }
 
-/// The `_PyCFrame` and the frame that `state` names.
-fn innermost(
-    layout: &Layout,
-    state: &ThreadState,
-    copy: &mut VolatileCopy<'_>,
-) -> Result<(Option<Avma>, Avma), Lost> {
-    match layout.thread.current {
-        Current::Frame(offset) => {
-            let frame = word(copy, state.address, offset).ok_or(Lost::Unreadable)?;
-            Ok((None, Avma(frame)))
-        }
-        Current::CFrame {
-            pointer,
-            frame,
-            previous,
-        } => {
-            let c_frame = Avma(word(copy, state.address, pointer).ok_or(Lost::Unreadable)?);
-            if word(copy, c_frame, frame).is_none() {
-                // The outermost one is part of the thread state.
-                copy.copy(c_frame, (frame.max(previous) + 8) as usize);
-            }
-            let frame = word(copy, c_frame, frame).ok_or(Lost::Unreadable)?;
-            Ok((Some(c_frame), Avma(frame)))
-        }
-    }
+/// What names the innermost frame of an activation.
+#[derive(Clone, Copy)]
+struct CFrame {
+    /// The `_PyCFrame`, on the C stack, in versions that have one.
+    at: Option<Avma>,
+    /// The frame.
+    current: Avma,
 }
 
-/// The `_PyCFrame` of the activation outside that of `at`, if it is on the copied stack.
-fn outer_c_frame(layout: &Layout, at: Avma, copy: &VolatileCopy<'_>) -> Option<Avma> {
-    match layout.thread.current {
-        Current::CFrame { previous, .. } => word(copy, at, previous).map(Avma),
-        Current::Frame(_) => None,
+impl CFrame {
+    /// What `state` names.
+    fn innermost(
+        layout: &Layout,
+        state: &ThreadState,
+        copy: &mut VolatileCopy<'_>,
+    ) -> Result<Self, Lost> {
+        match layout.thread.current {
+            Current::Frame(offset) => {
+                let frame = word(copy, state.address, offset).ok_or(Lost::Unreadable)?;
+                Ok(Self {
+                    at: None,
+                    current: Avma(frame),
+                })
+            }
+            Current::CFrame { pointer, frame, .. } => {
+                let at = Avma(word(copy, state.address, pointer).ok_or(Lost::Unreadable)?);
+                let frame = word(copy, at, frame).ok_or(Lost::Unreadable)?;
+                Ok(Self {
+                    at: Some(at),
+                    current: Avma(frame),
+                })
+            }
+        }
+    }
+
+    /// That of the activation outside, if it was copied. The outermost is part of the thread state.
+    fn outer(self, layout: &Layout, copy: &VolatileCopy<'_>) -> Option<Self> {
+        match layout.thread.current {
+            Current::CFrame {
+                frame, previous, ..
+            } => {
+                let at = Avma(word(copy, self.at?, previous)?);
+                let current = Avma(word(copy, at, frame)?);
+                Some(Self {
+                    at: Some(at),
+                    current,
+                })
+            }
+            Current::Frame(_) => None,
+        }
     }
 }
 

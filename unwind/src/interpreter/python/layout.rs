@@ -98,6 +98,8 @@ pub(super) enum Current {
         frame: u32,
         /// `_PyCFrame.previous`: that of the activation outside.
         previous: u32,
+        /// `PyThreadState.root_cframe`: that of no activation.
+        root: u32,
     },
 }
 
@@ -189,7 +191,7 @@ impl Layout {
         let thread = &self.thread;
         let current = match thread.current {
             Current::Frame(offset) => offset,
-            Current::CFrame { pointer, .. } => pointer,
+            Current::CFrame { root, .. } => root + 16,
         };
         let last = [
             thread.thread_id,
@@ -278,6 +280,7 @@ static V3_11: Layout = Layout {
             pointer: 56,
             frame: 8,
             previous: 16,
+            root: 336,
         },
         chunk: Some(296),
     },
@@ -309,6 +312,7 @@ static V3_12: Layout = Layout {
             pointer: 56,
             frame: 0,
             previous: 8,
+            root: 272,
         },
         chunk: Some(232),
     },
