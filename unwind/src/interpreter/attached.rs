@@ -199,17 +199,7 @@ struct Guide<'a> {
 }
 
 impl WalkGuide for Guide<'_> {
-    fn caller(
-        &mut self,
-        index: usize,
-        registers: &Registers,
-        is_return_address: bool,
-    ) -> Option<Registers> {
-        let frame = NativeFrame {
-            index,
-            registers,
-            is_return_address,
-        };
+    fn caller(&mut self, frame: NativeFrame<'_>) -> Option<Registers> {
         let (thread, memory) = (self.thread, self.memory);
         self.interpreters
             .each()

@@ -15,6 +15,7 @@
 
 mod attached;
 mod frames;
+mod luajit;
 mod python;
 mod volatile;
 
@@ -38,7 +39,7 @@ pub use frames::{
 pub use volatile::{VolatileBuffer, VolatileCopy};
 
 /// All runtimes there are.
-pub static RUNTIMES: &[&dyn Runtime] = &[&python::CPython];
+pub static RUNTIMES: &[&dyn Runtime] = &[&luajit::LuaJit, &python::CPython];
 
 /// One kind of interpreter. It has no state: what it knows of a binary is in the [`RuntimeImage`] it gives out.
 pub trait Runtime: fmt::Debug + Sync {
@@ -102,6 +103,8 @@ pub struct NativeFrame<'a> {
     pub registers: &'a Registers,
     /// Whether the PC is where a call will return to.
     pub is_return_address: bool,
+    /// Whether it is in an ELF image, rather than in memory that was made executable at run time.
+    pub is_in_image: bool,
 }
 
 /// An interpreter in one process.

@@ -13,6 +13,7 @@ mod x86_64;
 
 use crate::address::{Avma, Svma};
 use crate::elf::ElfImage;
+use crate::interpreter::NativeFrame;
 use crate::memory::MemoryReader;
 use crate::modules::Modules;
 use crate::registers::Registers;
@@ -57,15 +58,9 @@ impl UnwindCounts {
 
 /// Knows the callers of code that no table and no convention tells anything about: what an interpreter has compiled.
 pub trait WalkGuide {
-    /// Asked at each frame, before its caller is looked for: `index` counts from the innermost one, `registers` are
-    /// those there. Gives the registers of the caller where the frame is one that the guide knows; a caller must lie
-    /// further up the stack.
-    fn caller(
-        &mut self,
-        index: usize,
-        registers: &Registers,
-        is_return_address: bool,
-    ) -> Option<Registers>;
+    /// Asked at each frame, before its caller is looked for. Gives the registers of the caller where the frame is one
+    /// that the guide knows; a caller must lie further up the stack.
+    fn caller(&mut self, frame: NativeFrame<'_>) -> Option<Registers>;
 }
 
 /// Walks stacks; keeps the rules it has decided, by image, for all processes that map it.

@@ -8,6 +8,7 @@ use super::{WalkGuide, follow_memory};
 use crate::address::{Avma, Svma};
 use crate::arch::Arch;
 use crate::elf::ElfImage;
+use crate::interpreter::NativeFrame;
 use crate::memory::MemoryReader;
 use crate::modules::{Module, Modules, Piece};
 use crate::registers::Registers;
@@ -163,11 +164,21 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
     /// Goes to the caller that the guide knows, if it knows one: further up the stack, and in code.
     #[inline]
     fn step_by_guide(&mut self, index: usize, sp: Avma) -> bool {
-        let is_return_address = self.at().is_return_address;
+        let Position {
+            is_return_address,
+            place,
+            ..
+        } = *self.at();
         let Some(guide) = &mut self.guide else {
             return false;
         };
-        let Some(caller) = guide.caller(index, &self.registers, is_return_address) else {
+        let frame = NativeFrame {
+            index,
+            registers: &self.registers,
+            is_return_address,
+            is_in_image: place == Place::Image,
+        };
+        let Some(caller) = guide.caller(frame) else {
             return false;
         };
         let (Some(pc), Some(caller_sp)) = (caller.pc(), caller.sp()) else {

@@ -1,0 +1,313 @@
+//! What is copied of a virtual machine while a thread stands still, and which of its C frames are on the thread's stack.
+
+use std::ops::Range;
+
+use super::calibrate::Vm;
+use super::layout::{CFRAME_BYTES, CFRAME_RETURN, GCT_THREAD, Layout, u32_in, u64_in};
+use crate::address::Avma;
+use crate::interpreter::{ThreadContext, VolatileCopy};
+
+/// C frames of one thread: C code calls Lua at most 200 times into itself (`LUAI_MAXCCALLS`), in each of its threads.
+pub(super) const CFRAMES_MAX: usize = 512;
+
+/// Lua threads (coroutines) that are active on one thread.
+pub(super) const THREADS_MAX: usize = 16;
+
+/// How many virtual machines are asked whether they run on the thread.
+const VMS_ASKED_MAX: usize = 4;
+
+/// How far the stack is searched for the next C frame outside one that C code has called, in words.
+const SEARCH_WORDS_MAX: u64 = 4096;
+
+/// How far above the highest known slot frames of functions can lie that have not been entered in `base` or `top`: a
+/// function has at most 250 slots.
+const SLACK_BYTES: u64 = 256 * 8;
+
+/// The low bits of a C frame's address are flags (`CFRAME_RESUME`, `CFRAME_UNWIND_FF`).
+const CFRAME_FLAGS: u64 = 3;
+
+/// DWARF numbers of registers in which the interpreter has the base of the executed function, or of a builtin.
+pub(super) const RDX: u16 = 1;
+pub(super) const RBP: u16 = 6;
+
+/// A C frame: the interpreter was entered there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CFrame {
+    /// The stack pointer of the interpreter.
+    pub(super) at: u64,
+    /// The Lua thread that it executes.
+    pub(super) thread: u64,
+}
+
+/// What was found of one thread.
+#[derive(Debug)]
+pub(super) struct Capture {
+    /// The position of the virtual machine among those that are known; `None` if none runs here.
+    pub(super) vm: Option<usize>,
+    /// From the innermost outwards.
+    pub(super) cframes: Vec<CFrame>,
+    /// The Lua thread that is being executed.
+    pub(super) current: u64,
+    /// A trace's number, or minus one less a state.
+    pub(super) vmstate: i32,
+    /// The base of the executed trace.
+    pub(super) jit_base: u64,
+    /// The table of traces and how many there is room for.
+    pub(super) traces: Option<(u64, u32)>,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self {
+            vm: None,
+            cframes: Vec::with_capacity(CFRAMES_MAX),
+            current: 0,
+            vmstate: 0,
+            jit_base: 0,
+            traces: None,
+        }
+    }
+}
+
+impl Capture {
+    fn clear(&mut self) {
+        self.vm = None;
+        self.cframes.clear();
+        self.traces = None;
+    }
+
+    /// Copies what is needed of the virtual machine that runs on `thread`, if one of `vms` does. The one at position
+    /// `last` is asked first.
+    pub(super) fn take(
+        &mut self,
+        vms: &[Vm],
+        last: usize,
+        interpreter: &Range<Avma>,
+        thread: &ThreadContext,
+        copy: &mut VolatileCopy<'_>,
+    ) {
+        self.clear();
+        let order = (0..vms.len()).map(|turn| (last + turn) % vms.len());
+        for position in order.take(VMS_ASKED_MAX) {
+            let Some(vm) = vms.get(position) else {
+                continue;
+            };
+            if self.take_vm(vm, interpreter, thread, copy).is_some() {
+                self.vm = Some(position);
+                self.copy_stacks(vm.layout, thread, copy);
+                return;
+            }
+            self.cframes.clear();
+        }
+    }
+
+    /// `None` if it does not run here.
+    fn take_vm(
+        &mut self,
+        vm: &Vm,
+        interpreter: &Range<Avma>,
+        thread: &ThreadContext,
+        copy: &mut VolatileCopy<'_>,
+    ) -> Option<()> {
+        let layout = vm.layout;
+        let behind_traces = vm.traces.map_or(vm.current + 16, |traces| traces + 16);
+        let bytes = usize::try_from(behind_traces.checked_sub(vm.vmstate)?).ok()?;
+        let global = copy.copy(Avma(vm.global.checked_add(vm.vmstate)?), bytes);
+        let field = |at: u64| usize::try_from(at.wrapping_sub(vm.vmstate)).unwrap_or(usize::MAX);
+        self.vmstate = u32_in(global, 0)?.cast_signed();
+        self.current = layout.reference_in(global, field(vm.current))?;
+        self.jit_base =
+            layout.reference_in(global, field(vm.current + layout.reference_bytes()))?;
+        self.traces = vm.traces.and_then(|at| {
+            let table = u64_in(global, field(at))?;
+            Some((table, u32_in(global, field(at + 12))?))
+        });
+        let current = copy.copy(Avma(self.current), layout.thread.bytes);
+        let is_thread = usize::try_from(layout.gct)
+            .ok()
+            .and_then(|gct| current.get(gct))
+            == Some(&GCT_THREAD);
+        let global = layout.reference_in(current, usize::try_from(layout.thread.glref).ok()?)?;
+        if !is_thread || global != vm.global {
+            return None;
+        }
+        let cframe = u64_in(current, usize::try_from(layout.thread.cframe).ok()?)? & !CFRAME_FLAGS;
+        let first = CFrame {
+            at: cframe,
+            thread: self.current,
+        };
+        let first = match self.is_on_stack(layout, first, thread, copy) {
+            true => first,
+            // C code has resumed another thread, which has just ended.
+            false => search(layout, interpreter, thread, copy, stack_pointer(thread)?)?,
+        };
+        self.follow(layout, interpreter, thread, copy, first);
+        Some(())
+    }
+
+    fn is_on_stack(
+        &self,
+        layout: &Layout,
+        cframe: CFrame,
+        thread: &ThreadContext,
+        copy: &VolatileCopy<'_>,
+    ) -> bool {
+        let is_within = thread.stack.contains(&Avma(cframe.at))
+            && stack_pointer(thread).is_some_and(|sp| sp <= cframe.at);
+        is_within && thread_of(layout, copy, cframe.at) == Some(cframe.thread)
+    }
+
+    /// Finds all C frames from `first` outwards.
+    fn follow(
+        &mut self,
+        layout: &Layout,
+        interpreter: &Range<Avma>,
+        thread: &ThreadContext,
+        copy: &VolatileCopy<'_>,
+        first: CFrame,
+    ) {
+        let mut next = Some(first);
+        while let Some(cframe) = next.filter(|_| self.cframes.len() < CFRAMES_MAX) {
+            self.cframes.push(cframe);
+            next = outer(layout, interpreter, thread, copy, cframe);
+        }
+    }
+
+    /// Copies the Lua threads and their stacks.
+    fn copy_stacks(&self, layout: &Layout, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
+        let mut threads = [0; THREADS_MAX];
+        let mut count = 0;
+        for cframe in &self.cframes {
+            let known = threads.get(..count).unwrap_or_default();
+            let is_known = known.contains(&cframe.thread);
+            if let Some(free) = threads.get_mut(count).filter(|_| !is_known) {
+                *free = cframe.thread;
+                count += 1;
+            }
+        }
+        let threads = threads.get(..count).unwrap_or_default();
+        let mut wanted = [(Avma(0), 0); THREADS_MAX];
+        let mut regions = 0;
+        let others = threads.iter().filter(|&&other| other != self.current);
+        for (&other, wanted) in others.zip(&mut wanted) {
+            *wanted = (Avma(other), layout.thread.bytes);
+            regions += 1;
+        }
+        copy.copy_all(wanted.get(..regions).unwrap_or_default());
+        let mut wanted = [(Avma(0), 0); THREADS_MAX];
+        let mut regions = 0;
+        for &lua in threads {
+            let is_current = lua == self.current;
+            let jit_base = is_current.then_some(self.jit_base);
+            let registers =
+                [RDX, RBP].map(|register| thread.registers.get(register).filter(|_| is_current));
+            let highest = registers.into_iter().chain([jit_base]).flatten();
+            if let (Some(region), Some(free)) = (
+                used_stack(layout, copy, lua, highest),
+                wanted.get_mut(regions),
+            ) {
+                *free = region;
+                regions += 1;
+            }
+        }
+        copy.copy_all(wanted.get(..regions).unwrap_or_default());
+    }
+}
+
+fn stack_pointer(thread: &ThreadContext) -> Option<u64> {
+    Some(thread.registers.sp()?.0)
+}
+
+/// The Lua thread that a C frame names.
+fn thread_of(layout: &Layout, copy: &VolatileCopy<'_>, cframe: u64) -> Option<u64> {
+    let word = copy.word(Avma(cframe.checked_add(layout.cframe.thread)?))?;
+    Some(match layout.gc64 {
+        true => word,
+        false => word & u64::from(u32::MAX),
+    })
+}
+
+/// The C frame outside `cframe`: of the same Lua thread, as that says; or of the one that has resumed it.
+fn outer(
+    layout: &Layout,
+    interpreter: &Range<Avma>,
+    thread: &ThreadContext,
+    copy: &VolatileCopy<'_>,
+    cframe: CFrame,
+) -> Option<CFrame> {
+    let previous = copy.word(Avma(cframe.at.checked_add(layout.cframe.prev)?))? & !CFRAME_FLAGS;
+    if previous != 0 {
+        let is_further = previous > cframe.at && thread.stack.contains(&Avma(previous));
+        return is_further.then_some(CFrame {
+            at: previous,
+            thread: cframe.thread,
+        });
+    }
+    let outside = cframe.at.checked_add(CFRAME_BYTES)?;
+    let return_address = copy.word(Avma(cframe.at.checked_add(CFRAME_RETURN)?))?;
+    if interpreter.contains(&Avma(return_address)) {
+        // coroutine.resume is part of the interpreter: its frame lies straight above.
+        let thread = thread_of(layout, copy, outside)?;
+        return Some(CFrame {
+            at: outside,
+            thread,
+        });
+    }
+    search(layout, interpreter, thread, copy, outside)
+}
+
+/// The next place from `from` upwards where the interpreter has called C code.
+fn search(
+    layout: &Layout,
+    interpreter: &Range<Avma>,
+    thread: &ThreadContext,
+    copy: &VolatileCopy<'_>,
+    from: u64,
+) -> Option<CFrame> {
+    for word in 0..SEARCH_WORDS_MAX {
+        let slot = from.checked_add(word * 8)?;
+        if !thread.stack.contains(&Avma(slot)) {
+            break;
+        }
+        let at = slot.checked_add(8)?;
+        if !interpreter.contains(&Avma(copy.word(Avma(slot))?)) {
+            continue;
+        }
+        let lua = thread_of(layout, copy, at)?;
+        if lua != 0 && lua.is_multiple_of(layout.reference_bytes()) {
+            return Some(CFrame { at, thread: lua });
+        }
+    }
+    None
+}
+
+/// What is in use of the stack of a Lua thread.
+fn used_stack(
+    layout: &Layout,
+    copy: &VolatileCopy<'_>,
+    lua: u64,
+    others: impl Iterator<Item = u64>,
+) -> Option<(Avma, usize)> {
+    let word = |field: u64| copy.word(Avma(lua.checked_add(field)?));
+    let reference = |field| {
+        let word = word(field)?;
+        Some(if layout.gc64 {
+            word
+        } else {
+            word & u64::from(u32::MAX)
+        })
+    };
+    let stack = reference(layout.thread.stack)?;
+    let end = reference(layout.thread.maxstack)?.checked_add(SLACK_BYTES)?;
+    let base = word(layout.thread.base)?;
+    let top = word(layout.thread.top)?;
+    let highest = others
+        .chain([base, top])
+        .filter(|highest| (stack..=end).contains(highest))
+        .max()?;
+    let bytes = highest
+        .checked_add(SLACK_BYTES)?
+        .min(end)
+        .checked_sub(stack)?;
+    Some((Avma(stack), usize::try_from(bytes).ok()?))
+}

@@ -1,0 +1,714 @@
+//! The walk of one thread through LuaJIT.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::calibrate::Vm;
+use super::capture::{CFrame, Capture, RBP, RDX};
+use super::layout::{
+    CFRAME_BYTES, CFRAME_R14, CFRAME_R15, CFRAME_RBP, CFRAME_RBX, CFRAME_RETURN, Layout,
+};
+use super::names;
+use super::proto::{Callee, Protos, callee};
+use super::stack::{Broken, LuaThread, Pc, StackFrame, StackWalk};
+use super::trace::{Inlined, Trace, Traces};
+use crate::address::Avma;
+use crate::interpreter::{
+    Function, FunctionKind, InterpretedFrame, Interpreter, Language, LinePrecision, Lost,
+    NativeFrame, Segments, ThreadContext, VolatileCopy, Walked,
+};
+use crate::memory::MemoryReader;
+use crate::registers::Registers;
+use crate::stack::Stack;
+
+/// Virtual machines that are known in one process. A server that makes one for each request has ever new ones.
+const VMS_MAX: usize = 32;
+
+/// How far up the stack a C frame is looked for while no virtual machine is known, in words.
+const SEARCH_WORDS_MAX: u64 = 4096;
+
+/// Names of builtins that are kept.
+const BUILTINS_MAX: usize = 4096;
+
+/// Exit stubs lie near the traces they are for: an area of machine code is 32 or 64 KiB large (`sizemcode`).
+const CODE_AREA_BYTES: u64 = 64 << 10;
+
+/// What a virtual machine does, as minus one less the number in `vmstate` (lj_obj.h, LJ_VMST_*).
+const STATE_INTERPRETER: i32 = !0;
+const STATE_GC: i32 = !2;
+const STATE_EXIT: i32 = !3;
+const STATE_RECORD: i32 = !4;
+const STATE_OPTIMIZE: i32 = !5;
+const STATE_ASSEMBLE: i32 = !6;
+
+/// More DWARF numbers of registers.
+const RBX: u16 = 3;
+const R14: u16 = 14;
+const R15: u16 = 15;
+
+/// A native frame that is the interpreter's or a trace's own.
+#[derive(Debug)]
+struct Marker {
+    /// Its position in the native stack.
+    native: usize,
+    /// The position of its C frame among those of the capture; `None` where there is none.
+    cframe: Option<usize>,
+    /// The stack pointer there.
+    sp: u64,
+    /// What is known of a register in which builtins keep their base.
+    rbp: Option<u64>,
+    /// The trace it is in, and where.
+    trace: Option<(Trace, u64)>,
+    is_return_address: bool,
+}
+
+/// LuaJIT in one process.
+#[derive(Debug)]
+pub(super) struct LuaJitProcess {
+    interpreter: Range<Avma>,
+    vms: Vec<Vm>,
+    traces: Vec<Traces>,
+    /// The virtual machine that ran last.
+    last: usize,
+    capture: Capture,
+    markers: Vec<Marker>,
+    protos: Protos,
+    builtins: FxHashMap<String, Arc<Function>>,
+}
+
+impl LuaJitProcess {
+    /// The interpreter's code lies at `interpreter`.
+    pub(super) fn new(interpreter: Range<Avma>) -> Self {
+        Self {
+            interpreter,
+            vms: Vec::new(),
+            traces: Vec::new(),
+            last: 0,
+            capture: Capture::default(),
+            markers: Vec::new(),
+            protos: Protos::default(),
+            builtins: FxHashMap::default(),
+        }
+    }
+
+    fn layout(&self) -> Option<&'static Layout> {
+        Some(self.vms.get(self.capture.vm?)?.layout)
+    }
+
+    /// The innermost C frame at or above `sp`.
+    fn cframe_above(&self, sp: u64) -> Option<usize> {
+        self.capture
+            .cframes
+            .iter()
+            .position(|cframe| cframe.at >= sp)
+    }
+
+    /// The trace that machine code without a file at `pc` belongs to.
+    fn trace_at(&mut self, memory: &dyn MemoryReader, pc: u64) -> Option<Trace> {
+        let vm = self.capture.vm?;
+        let layout = self.vms.get(vm)?.layout;
+        let likely = u32::try_from(self.capture.vmstate).ok();
+        let table = self.capture.traces?;
+        self.traces
+            .get_mut(vm)?
+            .find(memory, layout, table, likely, pc)
+    }
+
+    /// Whether `pc` is close to the trace that is being executed: a stub by which it is left.
+    fn is_exit_stub(&mut self, memory: &dyn MemoryReader, pc: u64) -> bool {
+        let area = || {
+            let vm = self.capture.vm?;
+            let layout = self.vms.get(vm)?.layout;
+            let number = u32::try_from(self.capture.vmstate).ok()?;
+            let table = self.capture.traces?;
+            let trace = self
+                .traces
+                .get_mut(vm)?
+                .read(memory, layout, table, number)?;
+            Some(trace.code)
+        };
+        let mut area = area;
+        area().is_some_and(|code| code.start.abs_diff(pc) < CODE_AREA_BYTES)
+    }
+
+    /// Takes in the virtual machine of a thread found on the stack of an operating system's thread.
+    fn take_in(&mut self, memory: &dyn MemoryReader, thread: u64) -> bool {
+        let Some(vm) = Vm::of_thread(memory, thread) else {
+            return false;
+        };
+        if self.vms.iter().any(|known| known.global == vm.global) {
+            return true;
+        }
+        if self.vms.len() >= VMS_MAX {
+            self.vms.remove(0);
+            self.traces.remove(0);
+        }
+        self.vms.push(vm);
+        self.traces.push(Traces::default());
+        self.last = self.vms.len() - 1;
+        true
+    }
+
+    /// Finds the virtual machine for the next sample: from the C frames at which the interpreter was met, or from what
+    /// looks like one above the stack pointer.
+    fn bootstrap(&mut self, thread: &ThreadContext, memory: &dyn MemoryReader) {
+        let places: Vec<u64> = self.markers.iter().map(|marker| marker.sp).collect();
+        let Some(sp) = thread.registers.sp() else {
+            return;
+        };
+        let near = (0..SEARCH_WORDS_MAX).map_while(|word| {
+            let at = Avma(sp.0.checked_next_multiple_of(8)?.checked_add(word * 8)?);
+            thread.stack.contains(&at).then_some(at.0)
+        });
+        let near = near.filter(|&at| self.looks_like_cframe(thread, memory, at));
+        let near: Vec<u64> = match places.is_empty() {
+            true => near.collect(),
+            false => Vec::new(),
+        };
+        for at in places.into_iter().chain(near) {
+            let read = |at: u64| memory.read_u64(Avma(at)).ok();
+            let gc64 = at.checked_add(16).and_then(read);
+            let gc32 = at.checked_add(24).and_then(read);
+            let gc32 = gc32.map(|word| word & u64::from(u32::MAX));
+            for lua in [gc64, gc32].into_iter().flatten() {
+                if self.take_in(memory, lua) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether a C frame may lie at `at`, by what it says of the one outside it.
+    fn looks_like_cframe(
+        &self,
+        thread: &ThreadContext,
+        memory: &dyn MemoryReader,
+        at: u64,
+    ) -> bool {
+        let word = |offset: u64| memory.read_u64(Avma(at.checked_add(offset)?)).ok();
+        let (Some(lua), Some(previous)) = (word(16), word(32)) else {
+            return false;
+        };
+        let previous = previous & !3;
+        let is_thread = lua != 0
+            && lua.is_multiple_of(8)
+            && lua >> 47 == 0
+            && !thread.stack.contains(&Avma(lua));
+        is_thread && (previous == 0 || previous > at && thread.stack.contains(&Avma(previous)))
+    }
+}
+
+impl Interpreter for LuaJitProcess {
+    fn capture(&mut self, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
+        self.capture
+            .take(&self.vms, self.last, &self.interpreter, thread, copy);
+        if let Some(vm) = self.capture.vm {
+            self.last = vm;
+        }
+    }
+
+    fn begin(&mut self, _thread: &ThreadContext, _memory: &dyn MemoryReader) {
+        self.markers.clear();
+    }
+
+    fn visit(
+        &mut self,
+        frame: NativeFrame<'_>,
+        _thread: &ThreadContext,
+        memory: &dyn MemoryReader,
+    ) -> Option<Registers> {
+        let registers = frame.registers;
+        let (pc, sp) = (registers.pc()?.0, registers.sp()?.0);
+        let lookup = pc.wrapping_sub(u64::from(frame.is_return_address));
+        let is_interpreter = self.interpreter.contains(&Avma(lookup));
+        let mut trace = None;
+        if !is_interpreter {
+            if frame.is_in_image {
+                return None;
+            }
+            // Other runtimes compile as well (pcre): only what is known to be ours is.
+            trace = self.trace_at(memory, lookup).map(|trace| (trace, lookup));
+            if trace.is_none() && !self.is_exit_stub(memory, lookup) {
+                return None;
+            }
+        }
+        let cframe = self.cframe_above(sp);
+        self.markers.push(Marker {
+            native: frame.index,
+            cframe,
+            sp,
+            rbp: registers.get(RBP),
+            trace,
+            is_return_address: frame.is_return_address,
+        });
+        let at = self.capture.cframes.get(cframe?)?.at;
+        if is_interpreter && at == sp {
+            return None;
+        }
+        caller_of(registers, memory, at)
+    }
+
+    fn walk(
+        &mut self,
+        thread: &ThreadContext,
+        native: &Stack,
+        memory: &dyn MemoryReader,
+        out: &mut Segments,
+    ) -> Walked {
+        let Some(layout) = self.layout() else {
+            let is_here = !self.markers.is_empty();
+            let is_in_unknown_code = matches!(native.frames.last(), Some(frame) if !native.end.is_complete() && frame.address.0 != 0);
+            if is_here || is_in_unknown_code && self.vms.is_empty() {
+                self.bootstrap(thread, memory);
+            }
+            return match self.markers.first() {
+                Some(marker) => Walked::Lost {
+                    reason: Lost::NotFound,
+                    at: Some(marker.native),
+                },
+                None => Walked::NotHere,
+            };
+        };
+        if let Some(vm) = self.capture.vm.and_then(|vm| self.vms.get_mut(vm)) {
+            // For the next sample.
+            let _none_yet = vm.find_traces(memory);
+        }
+        let markers = std::mem::take(&mut self.markers);
+        let cframes = std::mem::take(&mut self.capture.cframes);
+        let mut walk = ThreadWalk {
+            process: self,
+            layout,
+            thread,
+            memory,
+            markers: &markers,
+            native: native.frames.len(),
+            lost: None,
+            last_native: 0,
+        };
+        walk.run(&cframes, out);
+        let lost = walk.lost;
+        let unmatched = markers.iter().find(|marker| marker.cframe.is_none());
+        let walked = match (lost, unmatched) {
+            (Some((reason, at)), _) => Walked::Lost { reason, at },
+            (None, Some(marker)) => Walked::Lost {
+                reason: Lost::Unmatched,
+                at: Some(marker.native),
+            },
+            (None, None) => Walked::Whole,
+        };
+        self.markers = markers;
+        self.capture.cframes = cframes;
+        walked
+    }
+}
+
+/// The registers of whoever has entered the interpreter at the C frame at `at`.
+fn caller_of(registers: &Registers, memory: &dyn MemoryReader, at: u64) -> Option<Registers> {
+    let word = |offset: u64| memory.read_u64(Avma(at.checked_add(offset)?)).ok();
+    let arch = registers.arch();
+    let mut caller = Registers::at(
+        arch,
+        Avma(word(CFRAME_RETURN)?),
+        Avma(at.checked_add(CFRAME_BYTES)?),
+    );
+    let saved = [
+        (RBP, CFRAME_RBP),
+        (RBX, CFRAME_RBX),
+        (R15, CFRAME_R15),
+        (R14, CFRAME_R14),
+    ];
+    for (register, offset) in saved {
+        if let Some(value) = word(offset) {
+            caller.set(register, value);
+        }
+    }
+    Some(caller)
+}
+
+/// One walk under way.
+struct ThreadWalk<'a> {
+    process: &'a mut LuaJitProcess,
+    layout: &'static Layout,
+    thread: &'a ThreadContext,
+    memory: &'a dyn MemoryReader,
+    markers: &'a [Marker],
+    native: usize,
+    lost: Option<(Lost, Option<usize>)>,
+    /// Up to which native frame segments stand for them.
+    last_native: usize,
+}
+
+/// Where the innermost frame of a Lua thread is, and how that is known.
+struct Start {
+    base: u64,
+    /// The innermost frames, where they are not on the stack; then the position in the first frame that is.
+    inlined: Vec<Inlined>,
+    /// Where that goes on in its bytecode.
+    pc: Option<u64>,
+    is_after_call: bool,
+    precision: LinePrecision,
+    kind: FunctionKind,
+}
+
+/// A frame to be shown, before its function is named.
+struct Found {
+    function: u64,
+    pc: Option<u64>,
+    is_after_call: bool,
+    precision: LinePrecision,
+    kind: FunctionKind,
+}
+
+impl ThreadWalk<'_> {
+    fn lose(&mut self, reason: Lost, at: Option<usize>) {
+        self.lost.get_or_insert((reason, at));
+    }
+
+    fn run(&mut self, cframes: &[CFrame], out: &mut Segments) {
+        let mut first = 0;
+        while let Some(cframe) = cframes.get(first) {
+            let same = cframes
+                .iter()
+                .skip(first)
+                .take_while(|other| other.thread == cframe.thread)
+                .count();
+            let of_thread = cframes.get(first..first + same).unwrap_or_default();
+            self.walk_thread(first, of_thread, out);
+            first += same;
+        }
+    }
+
+    /// The native frames that the C frame at position `cframe` stands for.
+    fn native_of(&mut self, cframe: usize) -> Range<usize> {
+        let of_cframe = self
+            .markers
+            .iter()
+            .filter(|marker| marker.cframe == Some(cframe))
+            .map(|marker| marker.native);
+        let range = match (of_cframe.clone().min(), of_cframe.max()) {
+            (Some(first), Some(last)) => first..last + 1,
+            // The native walk has not come so far: outside all that it has found.
+            _ => self.native..self.native,
+        };
+        self.last_native = self.last_native.max(range.end);
+        range
+    }
+
+    /// All frames of one Lua thread, whose C frames are `cframes`, the first of them at position `first`.
+    fn walk_thread(&mut self, first: usize, cframes: &[CFrame], out: &mut Segments) {
+        let Some(innermost) = cframes.first() else {
+            return;
+        };
+        let at = Some(self.native_of(first).start);
+        let Some(lua) = LuaThread::read(self.memory, self.layout, innermost.thread) else {
+            return self.lose(Lost::Unreadable, at);
+        };
+        let mut from = out.frames.len();
+        if first == 0 && lua.at == self.process.capture.current {
+            out.frames.extend(self.pseudo_frame());
+        }
+        let start = self.start(first, lua, innermost);
+        let mut found: Vec<(Found, usize)> = Vec::new();
+        let inlined = start.inlined.iter().filter_map(|inlined| {
+            let found = Found {
+                function: inlined.function?,
+                pc: Some(inlined.pc),
+                is_after_call: inlined.is_after_call,
+                precision: start.precision,
+                kind: FunctionKind::Inlined,
+            };
+            Some((found, 0))
+        });
+        found.extend(inlined);
+        let mut walk = StackWalk::new(
+            self.memory,
+            self.layout,
+            lua,
+            cframes,
+            start.base,
+            Pc::Innermost,
+        );
+        let broken = loop {
+            match walk.next() {
+                Ok(Some((frame, cframe))) => {
+                    found.push((found_on_stack(&walk, frame, cframe, &start), cframe));
+                }
+                Ok(None) => break None,
+                Err(broken) => break Some(broken),
+            }
+        };
+        if let Some(broken) = broken {
+            let reason = match broken {
+                Broken::Unreadable => Lost::Unreadable,
+                Broken::Inconsistent => Lost::Inconsistent,
+                Broken::TooDeep => Lost::TooDeep,
+            };
+            self.lose(reason, at);
+        }
+        let mut cframe = 0;
+        for (position, (frame, of_cframe)) in found.iter().enumerate() {
+            while cframe < *of_cframe && cframe < cframes.len() {
+                let native = self.native_of(first + cframe);
+                out.close(from, native);
+                from = out.frames.len();
+                cframe += 1;
+            }
+            let caller = found.get(position + 1).map(|(caller, _)| caller);
+            match self.name(frame, caller) {
+                Some(frame) => out.frames.push(frame),
+                None => self.lose(Lost::Changed, at),
+            }
+        }
+        while cframe < cframes.len() {
+            let native = self.native_of(first + cframe);
+            out.close(from, native);
+            from = out.frames.len();
+            cframe += 1;
+        }
+    }
+
+    /// What the virtual machine is busy with other than Lua code.
+    fn pseudo_frame(&mut self) -> Option<InterpretedFrame> {
+        let name = match self.process.capture.vmstate {
+            STATE_GC => "[gc]",
+            STATE_EXIT => "[jit: exit]",
+            STATE_RECORD => "[jit: record]",
+            STATE_OPTIMIZE => "[jit: optimize]",
+            STATE_ASSEMBLE => "[jit: assemble]",
+            _ => return None,
+        };
+        Some(InterpretedFrame {
+            function: self.process.builtin(name),
+            line: 0,
+            precision: LinePrecision::Function,
+            kind: FunctionKind::Pseudo,
+        })
+    }
+
+    /// Where the innermost frame of `lua` is.
+    fn start(&mut self, first: usize, lua: LuaThread, cframe: &CFrame) -> Start {
+        let saved_pc = || match self.layout.gc64 {
+            true => self
+                .memory
+                .read_u64(Avma(cframe.at.wrapping_add(self.layout.cframe.pc)))
+                .ok(),
+            false => self
+                .memory
+                .read_u32(Avma(cframe.at.wrapping_add(self.layout.cframe.pc)))
+                .ok()
+                .map(u64::from),
+        };
+        let on_stack = Start {
+            base: lua.base,
+            inlined: Vec::new(),
+            pc: saved_pc(),
+            is_after_call: true,
+            precision: LinePrecision::Exact,
+            kind: FunctionKind::Interpreted,
+        };
+        if first != 0 || lua.at != self.process.capture.current {
+            return on_stack;
+        }
+        let marker = self
+            .markers
+            .iter()
+            .find(|marker| marker.cframe == Some(first));
+        let state = self.process.capture.vmstate;
+        let is_trace = marker.is_some_and(|marker| marker.trace.is_some());
+        if state >= 0 || is_trace {
+            return self.start_on_trace(marker, lua, on_stack);
+        }
+        let is_base = |base: &u64| {
+            lua.can_be_base(*base)
+                && super::stack::function(self.memory, self.layout, base.wrapping_sub(8))
+                    .is_some_and(|function| callee(self.memory, self.layout, function).is_some())
+        };
+        let registers = &self.thread.registers;
+        match marker {
+            // In the interpreter itself: it has base and position in registers.
+            Some(marker)
+                if marker.native == 0
+                    && !marker.is_return_address
+                    && state == STATE_INTERPRETER =>
+            {
+                match registers.get(RDX).filter(is_base) {
+                    Some(base) => Start {
+                        base,
+                        pc: registers.get(RBX),
+                        ..on_stack
+                    },
+                    None => on_stack,
+                }
+            }
+            // Builtins written in assembly keep their own base in a register while they call C code.
+            Some(marker) if state == STATE_INTERPRETER => {
+                let own = marker.rbp.filter(|&base| base > lua.base).filter(is_base);
+                match own {
+                    Some(base) => Start { base, ..on_stack },
+                    None => on_stack,
+                }
+            }
+            _ => on_stack,
+        }
+    }
+
+    fn start_on_trace(
+        &mut self,
+        marker: Option<&Marker>,
+        lua: LuaThread,
+        on_stack: Start,
+    ) -> Start {
+        let capture = &self.process.capture;
+        let base = match lua.can_be_base(capture.jit_base) && capture.vmstate >= 0 {
+            true => capture.jit_base,
+            false => lua.base,
+        };
+        let trace = marker.and_then(|marker| marker.trace.as_ref());
+        let frames = trace.and_then(|(trace, pc)| trace.frames_at(self.memory, self.layout, *pc));
+        if let Some(mut inlined) = frames
+            && let Some(outermost) = inlined.pop()
+        {
+            return Start {
+                base,
+                pc: Some(outermost.pc),
+                is_after_call: outermost.is_after_call,
+                inlined,
+                precision: LinePrecision::Block,
+                kind: FunctionKind::Compiled,
+            };
+        }
+        // On the way into a trace or out of it: where it begins is all that is known.
+        let (vm, number) = (capture.vm, u32::try_from(capture.vmstate).ok());
+        let table = capture.traces;
+        let start_pc = trace.map(|(trace, _)| trace.start_pc).or_else(|| {
+            let traces = self.process.traces.get_mut(vm?)?;
+            let trace = traces.read(self.memory, self.layout, table?, number?)?;
+            Some(trace.start_pc)
+        });
+        Start {
+            base,
+            pc: start_pc,
+            is_after_call: false,
+            precision: LinePrecision::Function,
+            kind: FunctionKind::Compiled,
+            ..on_stack
+        }
+    }
+
+    /// The frame as it is shown; `None` if its function is no longer what it was.
+    fn name(&mut self, found: &Found, caller: Option<&Found>) -> Option<InterpretedFrame> {
+        let called = callee(self.memory, self.layout, found.function)?;
+        let bytecode = match called {
+            Callee::Native { is_fast } => {
+                let name = self.name_by_caller(caller);
+                let name = name.unwrap_or_else(|| match is_fast {
+                    true => "[builtin]".to_owned(),
+                    false => "[C function]".to_owned(),
+                });
+                return Some(InterpretedFrame {
+                    function: self.process.builtin(&name),
+                    line: 0,
+                    precision: LinePrecision::Function,
+                    kind: FunctionKind::Builtin,
+                });
+            }
+            Callee::Lua { bytecode } => bytecode,
+        };
+        let proto = self
+            .process
+            .protos
+            .get(self.memory, self.layout, bytecode)?;
+        if !proto.is_named {
+            let name = self.name_by_caller(caller);
+            let proto = self
+                .process
+                .protos
+                .get(self.memory, self.layout, bytecode)?;
+            if let Some(name) = name {
+                proto.give_name(name);
+            }
+        }
+        let proto = self
+            .process
+            .protos
+            .get(self.memory, self.layout, bytecode)?;
+        let position = found.pc.and_then(|pc| {
+            let back = if found.is_after_call { 4 } else { 0 };
+            proto.position(pc.checked_sub(back)?)
+        });
+        let line = position.and_then(|position| proto.line(position));
+        let is_known = line.is_some() && found.precision != LinePrecision::Function;
+        Some(InterpretedFrame {
+            function: Arc::clone(&proto.function),
+            line: line.unwrap_or(proto.first_line()),
+            precision: match is_known {
+                true => found.precision,
+                false => LinePrecision::Function,
+            },
+            kind: found.kind,
+        })
+    }
+
+    /// What `caller` calls the function that it has called.
+    fn name_by_caller(&mut self, caller: Option<&Found>) -> Option<String> {
+        let caller = caller?;
+        let pc = caller.pc.filter(|_| caller.is_after_call)?;
+        let Callee::Lua { bytecode } = callee(self.memory, self.layout, caller.function)? else {
+            return None;
+        };
+        let proto = self
+            .process
+            .protos
+            .get(self.memory, self.layout, bytecode)?;
+        let position = proto.position(pc.checked_sub(4)?)?;
+        names::of_call(self.memory, proto, position)
+    }
+}
+
+/// A frame on the stack, with what is known of its position.
+fn found_on_stack(walk: &StackWalk<'_>, frame: StackFrame, cframe: usize, start: &Start) -> Found {
+    let (pc, is_after_call, precision, kind) = match frame.pc {
+        Pc::Innermost => (start.pc, start.is_after_call, start.precision, start.kind),
+        Pc::Known(pc) => (
+            Some(pc),
+            true,
+            LinePrecision::Exact,
+            FunctionKind::Interpreted,
+        ),
+        Pc::InCFrame => (
+            walk.pc_in(cframe),
+            true,
+            LinePrecision::Exact,
+            FunctionKind::Interpreted,
+        ),
+    };
+    Found {
+        function: frame.function,
+        pc,
+        is_after_call,
+        precision,
+        kind,
+    }
+}
+
+impl LuaJitProcess {
+    /// A function without a place in any file.
+    fn builtin(&mut self, name: &str) -> Arc<Function> {
+        if let Some(known) = self.builtins.get(name) {
+            return Arc::clone(known);
+        }
+        if self.builtins.len() >= BUILTINS_MAX {
+            self.builtins.clear();
+        }
+        let function = Arc::new(Function {
+            language: Language::Lua,
+            name: name.to_owned(),
+            file: String::new(),
+            first_line: 0,
+        });
+        self.builtins.insert(name.to_owned(), Arc::clone(&function));
+        function
+    }
+}
