@@ -105,7 +105,7 @@ pub(super) enum Strings {
 pub(super) const TAG: u64 = 8;
 pub(super) const TAG_OF_THREAD: u8 = 8;
 /// `sizeof(TString)` and the place of `TString.shrlen`, `.len` and `.u.lnglen`.
-pub(super) const STRING_DATA: u64 = 24;
+pub(super) const STRING_HEAD_BYTES: usize = 24;
 pub(super) const STRING_SHORT_LENGTH: usize = 11;
 pub(super) const STRING_LENGTH: usize = 16;
 /// `Closure.isC` of 5.1.
@@ -119,7 +119,10 @@ impl Layout {
         match (version.minor, version.release) {
             (1, _) => Some(V5_1),
             // `savedpc` came to lie behind a union in 5.2.3.
-            (2, 0..=2) => Some(Layout { saved_pc: 48, ..V5_2 }),
+            (2, 0..=2) => Some(Layout {
+                saved_pc: 48,
+                ..V5_2
+            }),
             (2, _) => Some(V5_2),
             (3, _) => Some(V5_3),
             // `stack` lay behind `stack_last` until 5.4.2.
@@ -128,6 +131,17 @@ impl Layout {
             (5, _) => Some(V5_5),
             _ => None,
         }
+    }
+
+    /// How much of a `CallInfo` must be copied.
+    pub(super) fn call_bytes(&self) -> usize {
+        let last = match self.calls {
+            Calls::Array { stride, .. } => stride,
+            Calls::List {
+                previous, status, ..
+            } => previous.max(status).max(self.saved_pc) + 8,
+        };
+        last as usize
     }
 }
 
@@ -165,7 +179,7 @@ const V5_2: Layout = Layout {
         status: 34,
         flags: Flags {
             mask: 0xff,
-            lua: (1, 1),       // CIST_LUA
+            lua: (1, 1),        // CIST_LUA
             fresh: (1 << 2, 0), // no CIST_REENTRY
         },
     },

@@ -111,7 +111,10 @@ fn is_trace_table(
 ) -> Option<()> {
     let table = u64_in(bytes, at)?;
     let size = u32_in(bytes, at.checked_add(12)?)?;
-    if table == 0 || !table.is_multiple_of(layout.reference_bytes()) || !(2..=TRACES_MAX).contains(&size) {
+    if table == 0
+        || !table.is_multiple_of(layout.reference_bytes())
+        || !(2..=TRACES_MAX).contains(&size)
+    {
         return None;
     }
     if layout.reference(memory, table)? != 0 {

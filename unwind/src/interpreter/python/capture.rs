@@ -110,9 +110,7 @@ impl Captured {
             (Some(before), Some(now)) => Some(before || now),
             (before, now) => before.or(now),
         };
-        if !state.hints.singles.is_empty() {
-            copy.copy_all(&state.hints.singles);
-        }
+        copy.copy_all(state.hints.singles.regions());
         if let Err(lost) = self.walk(layout, state, copy) {
             self.lost = self.lost.or(Some(lost));
         }

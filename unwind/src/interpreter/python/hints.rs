@@ -6,6 +6,7 @@
 
 use super::layout::{Current, Layout};
 use crate::address::Avma;
+use crate::interpreter::stretches::Stretches;
 use crate::memory::MemoryReader;
 
 /// Chunks of one thread that are known. They are of 16 KiB and more: some hundred frames each.
@@ -14,18 +15,14 @@ const CHUNKS_MAX: usize = 32;
 const CHUNK_BYTES_MAX: u64 = 1 << 24;
 /// Frames of a thread that are looked at when it is met for the first time.
 const GUESSED_FRAMES_MAX: usize = 128;
-/// Stretches of single frames that are copied beforehand.
-const STRETCHES_MAX: usize = 48;
-/// Frames that lie no further apart than this are copied together: copying a kilobyte costs less than a region more.
-const GAP_MAX: u64 = 1024;
 
 /// What is known of where a thread's frames are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hints {
     /// `_PyStackChunk`s: where they begin and end.
     chunks: Vec<(Avma, Avma)>,
-    /// Single frames, or some next to each other: where they begin, and their bytes.
-    pub singles: Vec<(Avma, usize)>,
+    /// Single frames.
+    pub singles: Stretches,
 }
 
 impl Hints {
@@ -68,23 +65,15 @@ impl Hints {
         memory: &dyn MemoryReader,
     ) {
         self.learn_chunks(layout, thread, memory);
-        let bytes = layout.frame_bytes();
-        self.singles.clear();
-        let mut outside: Vec<Avma> = frames
-            .filter(|at| self.chunk_start(*at).is_none())
-            .collect();
-        outside.sort_unstable();
-        for at in outside {
-            let is_full = self.singles.len() >= STRETCHES_MAX;
-            match self.singles.last_mut() {
-                Some((start, length)) if at.0 - start.0 <= *length as u64 + GAP_MAX => {
-                    let end = usize::try_from(at.0 - start.0).unwrap_or(0) + bytes;
-                    *length = end.max(*length);
-                }
-                _ if is_full => break,
-                _ => self.singles.push((at, bytes)),
-            }
-        }
+        let chunks = std::mem::take(&mut self.chunks);
+        let is_inside = |at: &Avma| {
+            chunks
+                .iter()
+                .any(|(start, end)| (*start..*end).contains(at))
+        };
+        self.singles
+            .learn(frames.filter(|at| !is_inside(at)), layout.frame_bytes());
+        self.chunks = chunks;
     }
 
     /// `_PyStackChunk` (`pycore_pystate.h`, later `cpython/pystate.h`): the one before, and its own size.
