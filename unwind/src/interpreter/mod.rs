@@ -15,7 +15,10 @@
 
 mod attached;
 mod frames;
+mod lua;
 mod luajit;
+mod python;
+mod stretches;
 mod volatile;
 
 use std::fmt;
@@ -38,7 +41,7 @@ pub use frames::{
 pub use volatile::{VolatileBuffer, VolatileCopy};
 
 /// All runtimes there are.
-pub static RUNTIMES: &[&dyn Runtime] = &[&luajit::LuaJit];
+pub static RUNTIMES: &[&dyn Runtime] = &[&luajit::LuaJit, &lua::PucLua, &python::CPython];
 
 /// One kind of interpreter. It has no state: what it knows of a binary is in the [`RuntimeImage`] it gives out.
 pub trait Runtime: fmt::Debug + Sync {

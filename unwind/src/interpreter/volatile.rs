@@ -11,10 +11,10 @@ use crate::memory::{MemoryReader, ReadError, SliceMemory};
 const BYTES_MAX: usize = 512 << 10;
 
 /// Regions that are copied for one sample, at most.
-const REGIONS_MAX: usize = 64;
+const REGIONS_MAX: usize = 96;
 
 /// Calls into the kernel for one sample, at most, each of about a microsecond.
-const READS_MAX: usize = 16;
+const READS_MAX: usize = 32;
 
 /// Where volatile words are put: allocated once, and touched, so that no page fault happens while a thread stands still.
 #[derive(Debug)]
@@ -147,6 +147,13 @@ impl<'a> VolatileCopy<'a> {
                 self.buffer.used += length;
             }
         }
+    }
+
+    /// Whether the bounds are reached, and nothing more will be copied.
+    pub fn is_full(&self) -> bool {
+        self.buffer.reads >= READS_MAX
+            || self.buffer.regions.len() >= REGIONS_MAX
+            || self.buffer.used >= self.buffer.bytes.len()
     }
 
     /// A word of what was copied, or of the thread's stack; no call into the kernel.

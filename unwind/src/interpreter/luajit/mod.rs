@@ -27,6 +27,7 @@ use crate::memory::MemoryReader;
 use crate::modules::Module;
 
 use detect::Image;
+pub(super) use proto::chunk_name;
 use walk::LuaJitProcess;
 
 /// LuaJIT.

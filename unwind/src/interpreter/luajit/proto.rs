@@ -232,7 +232,7 @@ pub(super) fn string(memory: &dyn MemoryReader, layout: &Layout, at: u64) -> Opt
 
 /// What a chunk is called (luaO_chunkid): `@` precedes the name of a file, `=` any other name; what has neither is source
 /// text.
-fn chunk_name(chunk: &str) -> String {
+pub(in super::super) fn chunk_name(chunk: &str) -> String {
     const SOURCE_CHARS_MAX: usize = 40;
     match chunk.as_bytes().first() {
         Some(b'@' | b'=') => chunk.get(1..).unwrap_or_default().to_owned(),

@@ -1,0 +1,224 @@
+//! Which words are pointers to a `lua_State`.
+
+use rustc_hash::FxHashMap;
+
+use super::layout::{Calls, Layout, TAG, TAG_OF_THREAD};
+use crate::address::Avma;
+use crate::interpreter::VolatileCopy;
+use crate::interpreter::stretches::Stretches;
+use crate::memory::MemoryReader;
+
+/// States that are remembered: coroutines under way.
+const STATES_MAX: usize = 1 << 14;
+/// States for which there is room from the beginning.
+const STATES_RESERVED: usize = 256;
+/// Words that are remembered to be none, and for how many samples: something else may come to lie there.
+const OTHERS_MAX: usize = 1 << 12;
+const OTHERS_LAST: u32 = 16;
+/// How far from known states others are looked for while a thread stands still.
+const NEAR_BYTES: u64 = 16 << 20;
+/// Words that are looked into for one sample.
+const PROBES_MAX: usize = 64;
+/// The main thread is found in `global_State`, or is a part of it (5.5), within so many bytes.
+const GLOBAL_BYTES: usize = 2048;
+/// Probes for a `global_State`, each of all words in it.
+const GLOBALS_PROBED_MAX: usize = 4;
+
+/// What is known of one state.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Its `global_State`.
+    pub global: u64,
+    /// Where its calls are expected.
+    pub hints: Stretches,
+}
+
+/// The states of one process that were met.
+#[derive(Debug)]
+pub(super) struct States {
+    known: FxHashMap<u64, Known>,
+    others: FxHashMap<u64, u32>,
+    sample: u32,
+    globals: Vec<u64>,
+    /// The lowest and the highest known one: nearly every other word lies outside.
+    low: u64,
+    high: u64,
+    probes_left: usize,
+    globals_left: usize,
+}
+
+impl Default for States {
+    fn default() -> Self {
+        Self {
+            known: FxHashMap::with_capacity_and_hasher(STATES_RESERVED, Default::default()),
+            // Filled while a thread stands still: with room for all there will be.
+            others: FxHashMap::with_capacity_and_hasher(OTHERS_MAX, Default::default()),
+            sample: 0,
+            globals: Vec::new(),
+            low: u64::MAX,
+            high: 0,
+            probes_left: 0,
+            globals_left: 0,
+        }
+    }
+}
+
+impl States {
+    /// What is known of `word`, if it is a state that was met.
+    pub(super) fn get(&self, word: u64) -> Option<&Known> {
+        if word < self.low || word > self.high {
+            return None;
+        }
+        self.known.get(&word)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, word: u64) -> Option<&mut Known> {
+        self.known.get_mut(&word)
+    }
+
+    /// It has become something else.
+    pub(super) fn forget(&mut self, word: u64) {
+        self.known.remove(&word);
+    }
+
+    /// A new sample begins.
+    pub(super) fn begin(&mut self) {
+        self.probes_left = PROBES_MAX;
+        self.globals_left = GLOBALS_PROBED_MAX;
+        self.sample = self.sample.wrapping_add(1);
+        if self.others.len() >= OTHERS_MAX {
+            self.others.clear();
+        }
+    }
+
+    /// Whether `word` is a state, be it that it must be looked into.
+    pub(super) fn is_state(
+        &mut self,
+        layout: &Layout,
+        word: u64,
+        memory: &dyn MemoryReader,
+    ) -> bool {
+        if self.get(word).is_some() {
+            return true;
+        }
+        if self.probes_left == 0 || !self.may_be_state(word) {
+            return false;
+        }
+        self.probes_left -= 1;
+        match self.probe(layout, word, memory) {
+            Some(global) => {
+                self.remember(word, global);
+                true
+            }
+            None => {
+                self.is_none(word);
+                false
+            }
+        }
+    }
+
+    /// Whether `word` may be a state that is not known.
+    fn may_be_state(&self, word: u64) -> bool {
+        let seen = self.others.get(&word);
+        is_pointer(word) && seen.is_none_or(|seen| self.sample.wrapping_sub(*seen) > OTHERS_LAST)
+    }
+
+    /// `word` is no state.
+    fn is_none(&mut self, word: u64) {
+        if self.others.len() < OTHERS_MAX {
+            self.others.insert(word, self.sample);
+        }
+    }
+
+    /// Whether `word` may be a coroutine that nobody has met, of a global state that is known: coroutines lie where
+    /// those before them lay.
+    pub(super) fn may_be_new(&self, word: u64) -> bool {
+        (self.low.saturating_sub(NEAR_BYTES)..=self.high.saturating_add(NEAR_BYTES)).contains(&word)
+            && !self.known.contains_key(&word)
+            && self.may_be_state(word)
+    }
+
+    /// Takes in `word`, whose first words were copied while a thread stands still, if it is a state of a global state that
+    /// is known. Allocates nothing while there is room.
+    pub(super) fn take_in(&mut self, layout: &Layout, word: u64, copy: &VolatileCopy<'_>) -> bool {
+        let at = |offset: u64| copy.word(Avma(word.wrapping_add(offset)));
+        let is_thread = at(TAG).is_some_and(|head| head.to_le_bytes()[0] == TAG_OF_THREAD);
+        let global = at(u64::from(layout.global));
+        match global.filter(|global| is_thread && self.globals.contains(global)) {
+            Some(global) if self.known.len() < self.known.capacity() => {
+                self.remember(word, global);
+                true
+            }
+            _ => {
+                self.is_none(word);
+                false
+            }
+        }
+    }
+
+    fn remember(&mut self, word: u64, global: u64) {
+        if self.known.len() >= STATES_MAX {
+            self.known.clear();
+            (self.low, self.high) = (u64::MAX, 0);
+        }
+        self.low = self.low.min(word);
+        self.high = self.high.max(word);
+        let known = Known {
+            global,
+            hints: Stretches::default(),
+        };
+        self.known.insert(word, known);
+        if !self.globals.contains(&global) && self.globals.len() < STATES_MAX {
+            self.globals.push(global);
+        }
+    }
+
+    /// The `global_State` of what is a state at `at`, if it is one.
+    fn probe(&mut self, layout: &Layout, at: u64, memory: &dyn MemoryReader) -> Option<u64> {
+        let global = global_of(layout, at, memory)?;
+        if self.globals.contains(&global) {
+            return Some(global);
+        }
+        self.globals_left = self.globals_left.checked_sub(1)?;
+        has_main_thread(layout, global, memory).then_some(global)
+    }
+}
+
+/// `l_G` of what is tagged as a thread at `at`, and whose calls are where calls can be.
+fn global_of(layout: &Layout, at: u64, memory: &dyn MemoryReader) -> Option<u64> {
+    let mut head = [0; 96];
+    memory.read_exact(Avma(at), &mut head).ok()?;
+    let word = |offset: u32| {
+        let word = head.get(offset as usize..)?.first_chunk()?;
+        Some(u64::from_le_bytes(*word))
+    };
+    let base = match layout.calls {
+        Calls::Array { base, .. } => word(base)?,
+        Calls::List { .. } => 0x1000,
+    };
+    let is_thread = head.get(usize::try_from(TAG).ok()?) == Some(&TAG_OF_THREAD);
+    let is_in_use = word(layout.call)? >= base && word(layout.stack)? >= 0x1000;
+    let global = word(layout.global)?;
+    (is_thread && is_in_use && global.is_multiple_of(8) && global >= 0x1000).then_some(global)
+}
+
+/// Whether what is at `global` names a main thread, or holds it, which names it in turn.
+fn has_main_thread(layout: &Layout, global: u64, memory: &dyn MemoryReader) -> bool {
+    let mut bytes = [0; GLOBAL_BYTES];
+    let read = memory.read(Avma(global), &mut bytes).unwrap_or(0);
+    let words = bytes.get(..read).unwrap_or_default().as_chunks::<8>().0;
+    let names = |at: u64| global_of(layout, at, memory) == Some(global);
+    let inside = (0..)
+        .zip(words)
+        .filter(|(_, word)| u64::from_le_bytes(**word) == global)
+        .filter_map(|(index, _): (u64, _)| {
+            (global + index * 8).checked_sub(u64::from(layout.global))
+        });
+    let mut named = words.iter().map(|word| u64::from_le_bytes(*word));
+    inside.into_iter().any(names) || named.any(|word| is_pointer(word) && names(word))
+}
+
+fn is_pointer(word: u64) -> bool {
+    word.is_multiple_of(8) && word >= 0x1000 && word >> 47 == 0
+}

@@ -1,0 +1,304 @@
+//! `_Py_DebugOffsets`: what CPython 3.13 and later say of themselves at the start of `_PyRuntime`
+//! (`Include/internal/pycore_runtime.h`, from 3.14 on `pycore_debug_offsets.h`).
+//!
+//! A cookie of eight bytes, the version, whether the build is free-threaded, and then one 64-bit number after the other,
+//! in groups, one for each structure. Later versions put numbers into the groups, so that the place of a number depends on
+//! the version. Numbers that never change are read too: where they are not what they must be, the groups lie otherwise than
+//! is thought, and nothing is believed.
+
+use super::layout::{
+    Boundary, CodeLayout, Current, FrameLayout, Gil, Instruction, Layout, LineTable, PythonVersion,
+    ThreadLayout,
+};
+
+const COOKIE: &[u8; 8] = b"xdebugpy";
+
+/// Bytes that [`parse`] looks at, at most.
+pub(super) const BYTES_MAX: usize = 8 * 100;
+
+/// Why a build of CPython is not one whose frames can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub(super) enum Unsupported {
+    /// Its threads run code from copies of their own, and none of them holds a lock.
+    #[error("free-threaded builds of CPython are not supported")]
+    FreeThreaded,
+    /// Older than 3.8 or newer than 3.14.
+    #[error("CPython 3.{0} is not supported")]
+    Version(u8),
+    /// Which version it is could not be found out.
+    #[error("the version of CPython is unknown")]
+    UnknownVersion,
+    /// Its own description of itself is not one that is known.
+    #[error("the layout that CPython 3.{0} gives of itself is unknown")]
+    Layout(u8),
+}
+
+/// How many numbers the groups have that are read, and those before them.
+struct Shape {
+    interpreter: usize,
+    frame: usize,
+    code: usize,
+    set: usize,
+    /// `PyInterpreterState.ceval.gil` in its group.
+    gil: usize,
+}
+
+const SHAPE_3_13: Shape = Shape {
+    interpreter: 13,
+    frame: 6,
+    code: 10,
+    set: 0,
+    gil: 8,
+};
+
+const SHAPE_3_14: Shape = Shape {
+    interpreter: 16,
+    frame: 8,
+    code: 11,
+    set: 4,
+    gil: 9,
+};
+
+/// The first `bytes` of `_PyRuntime`: the version and the layout that they state; `None` when there is no cookie, as
+/// before 3.13.
+pub(super) fn parse(bytes: &[u8]) -> Option<Result<(PythonVersion, Layout), Unsupported>> {
+    let words = bytes.strip_prefix(COOKIE)?;
+    let words: Vec<u64> = words
+        .chunks_exact(8)
+        .take(BYTES_MAX / 8)
+        .filter_map(|word| Some(u64::from_le_bytes(*word.first_chunk()?)))
+        .collect();
+    let &[hex, free_threaded, ref numbers @ ..] = words.as_slice() else {
+        return Some(Err(Unsupported::UnknownVersion));
+    };
+    Some(read(hex, free_threaded, numbers))
+}
+
+fn read(
+    hex: u64,
+    free_threaded: u64,
+    numbers: &[u64],
+) -> Result<(PythonVersion, Layout), Unsupported> {
+    let version = u32::try_from(hex)
+        .ok()
+        .and_then(PythonVersion::from_hex)
+        .ok_or(Unsupported::UnknownVersion)?;
+    if free_threaded != 0 {
+        return Err(Unsupported::FreeThreaded);
+    }
+    let shape = match version.minor {
+        13 => SHAPE_3_13,
+        14 => SHAPE_3_14,
+        minor => return Err(Unsupported::Version(minor)),
+    };
+    let layout = Groups { rest: numbers }
+        .layout(&shape)
+        .ok_or(Unsupported::Layout(version.minor))?;
+    Ok((version, layout))
+}
+
+/// The groups that have not been read yet.
+struct Groups<'a> {
+    rest: &'a [u64],
+}
+
+impl<'a> Groups<'a> {
+    fn next(&mut self, numbers: usize) -> Option<Group<'a>> {
+        let (group, rest) = self.rest.split_at_checked(numbers)?;
+        self.rest = rest;
+        Some(Group(group))
+    }
+
+    fn layout(mut self, shape: &Shape) -> Option<Layout> {
+        let runtime = self.next(3)?;
+        let interpreter = self.next(shape.interpreter)?;
+        let thread = self.next(9)?;
+        let frame = self.next(shape.frame)?;
+        let code = self.next(shape.code)?;
+        let object = self.next(2)?;
+        let _type = self.next(4)?;
+        let _tuple = self.next(3)?;
+        let _list = self.next(3)?;
+        let _set = self.next(shape.set)?;
+        let _dict = self.next(3)?;
+        let _float = self.next(2)?;
+        let _long = self.next(3)?;
+        let bytes = self.next(3)?;
+        let text = self.next(4)?;
+        let is_as_ever = object.0 == [16, 8]
+            && bytes.0.ends_with(&[16, 32])
+            && text.0.ends_with(&[32, 16, 40])
+            && thread.0.get(1) < thread.0.get(2);
+        if !is_as_ever {
+            return None;
+        }
+        Some(Layout {
+            interpreters_head: runtime.get_far(2)?,
+            interpreter_next: interpreter.get_far(2)?,
+            threads_head: interpreter.get_far(3)?,
+            gil: Gil::OfInterpreter(interpreter.get_far(shape.gil)?),
+            thread: ThreadLayout {
+                next: thread.get(2)?,
+                thread_id: thread.get(5)?,
+                native_thread_id: Some(thread.get(6)?),
+                current: Current::Frame(thread.get(4)?),
+                chunk: Some(thread.get(7)?),
+            },
+            frame: FrameLayout {
+                previous: frame.get(1)?,
+                code: frame.get(2)?,
+                instruction: Instruction::Pointer(frame.get(3)?),
+                boundary: Boundary::Shim {
+                    owner: frame.get(5)?,
+                    from: 3,
+                },
+            },
+            code: CodeLayout {
+                name: code.get(3)?,
+                file: code.get(1)?,
+                first_line: code.get(5)?,
+                lines: code.get(4)?,
+                instructions: code.get(9)?,
+            },
+            lines: LineTable::Locations,
+            ascii_header: text.get(3)?,
+        })
+    }
+}
+
+/// The offsets of one structure.
+#[derive(Clone, Copy)]
+struct Group<'a>(&'a [u64]);
+
+impl Group<'_> {
+    /// An offset; `None` for one that lies further on than the structures of CPython reach that are read whole.
+    fn get(self, index: usize) -> Option<u32> {
+        self.up_to(index, 1 << 10)
+    }
+
+    /// An offset in a structure of some hundred kilobytes.
+    fn get_far(self, index: usize) -> Option<u32> {
+        self.up_to(index, 1 << 24)
+    }
+
+    fn up_to(self, index: usize, max: u32) -> Option<u32> {
+        let offset = u32::try_from(*self.0.get(index)?).ok()?;
+        (offset < max).then_some(offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// As they stand in the `libpython3.13.so` of 3.13.0.
+    const NUMBERS_3_13: [u64; 69] = [
+        283_320, 608, 632, 194_968, 7272, 7264, 7344, 7400, 7656, 7640, 7648, 16, 7752, 0, 7768,
+        7760, 304, 0, 8, 16, 72, 152, 160, 232, 32, 80, 8, 0, 56, 72, 70, 208, 112, 120, 128, 136,
+        68, 52, 96, 104, 200, 16, 8, 416, 24, 88, 168, 32, 24, 16, 40, 24, 16, 48, 32, 40, 24, 16,
+        32, 16, 24, 40, 16, 32, 64, 32, 16, 40, 240,
+    ];
+
+    fn runtime(hex: u64, free_threaded: u64, numbers: &[u64]) -> Vec<u8> {
+        let words = [hex, free_threaded]
+            .into_iter()
+            .chain(numbers.iter().copied());
+        COOKIE
+            .iter()
+            .copied()
+            .chain(words.flat_map(u64::to_le_bytes))
+            .collect()
+    }
+
+    /// The numbers of 3.13 with those between them that 3.14 has added.
+    fn numbers_3_14() -> Vec<u64> {
+        let mut numbers = NUMBERS_3_13.to_vec();
+        numbers.splice(50..50, [200, 24, 40, 32]); // set, behind list
+        numbers.splice(41..41, [192]); // co_tlbc, behind co_code_adaptive
+        numbers.splice(31..31, [64, 0]); // stackpointer and tlbc_index, behind owner
+        numbers.splice(16..16, [1, 2]); // the generations, behind the gil's holder
+        numbers.splice(7..7, [7352]); // threads.main, behind threads.head
+        numbers
+    }
+
+    #[test]
+    fn what_3_13_says_of_itself() {
+        let (version, layout) = parse(&runtime(0x030d_00f0, 0, &NUMBERS_3_13))
+            .unwrap()
+            .unwrap();
+        assert_eq!((version.minor, version.micro), (13, Some(0)));
+        assert_eq!(
+            (
+                layout.interpreters_head,
+                layout.interpreter_next,
+                layout.threads_head
+            ),
+            (632, 7264, 7344)
+        );
+        assert_eq!(layout.gil, Gil::OfInterpreter(16));
+        assert_eq!(layout.thread.current, Current::Frame(72));
+        assert_eq!(layout.thread.native_thread_id, Some(160));
+        assert_eq!(
+            (
+                layout.code.name,
+                layout.code.file,
+                layout.code.first_line,
+                layout.code.lines
+            ),
+            (128, 112, 68, 136)
+        );
+        assert_eq!(layout.code.instructions, 200);
+        assert_eq!(layout.ascii_header, 40);
+    }
+
+    #[test]
+    fn what_3_14_has_added_moves_nothing() {
+        let (version, layout) = parse(&runtime(0x030e_00f0, 0, &numbers_3_14()))
+            .unwrap()
+            .unwrap();
+        let (_, before) = parse(&runtime(0x030d_00f0, 0, &NUMBERS_3_13))
+            .unwrap()
+            .unwrap();
+        assert_eq!((version.minor, layout), (14, before));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_by_its_name() {
+        let refused =
+            |hex, free, numbers: &[u64]| parse(&runtime(hex, free, numbers)).unwrap().unwrap_err();
+        assert_eq!(
+            refused(0x030d_00f0, 1, &NUMBERS_3_13),
+            Unsupported::FreeThreaded
+        );
+        assert_eq!(
+            refused(0x030f_00a1, 0, &NUMBERS_3_13),
+            Unsupported::Version(15)
+        );
+        assert_eq!(
+            refused(0x040d_00f0, 0, &NUMBERS_3_13),
+            Unsupported::UnknownVersion
+        );
+        assert_eq!(
+            refused(0x030e_00f0, 0, &NUMBERS_3_13),
+            Unsupported::Layout(14)
+        );
+        assert_eq!(
+            refused(0x030d_00f0, 0, &NUMBERS_3_13[..60]),
+            Unsupported::Layout(13)
+        );
+        assert_eq!(parse(&[0; 64]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_numbers_are_read_or_refused(
+            minor in 13u64..15,
+            numbers in prop::collection::vec(any::<u64>(), 0..120),
+        ) {
+            let read = parse(&runtime(0x0300_00f0 | minor << 16, 0, &numbers)).unwrap();
+            prop_assert!(read.is_ok() || read == Err(Unsupported::Layout(u8::try_from(minor).unwrap())));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Which Python threads there are, and which native thread each of them is.
+
+use rustc_hash::FxHashMap;
+
+use super::hints::Hints;
+use super::layout::{Gil, Layout};
+use crate::address::Avma;
+use crate::memory::MemoryReader;
+
+/// Interpreters of one process that are looked at.
+const INTERPRETERS_MAX: usize = 256;
+/// Threads of one process that are looked at.
+const THREADS_MAX: usize = 1 << 16;
+
+/// Where the C library keeps a thread's number in what `pthread_self` points to, on x86_64: `struct pthread.tid` of glibc
+/// (`nptl/descr.h`, the same since 2.4; `nptl_db` has it as `_thread_db_pthread_tid`), and of musl
+/// (`src/internal/pthread_impl.h`).
+const PTHREAD_TID: [u64; 2] = [720, 48];
+
+/// A `PyThreadState`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ThreadState {
+    /// Where it is.
+    pub address: Avma,
+    /// Its `thread_id`.
+    pub thread_id: u64,
+    /// The lock of its interpreter.
+    pub gil: Option<Avma>,
+    /// Memory in which its frames are expected: see `hints.rs`.
+    pub hints: Hints,
+}
+
+/// All thread states of a process, by the number of the native thread in the process's own pid namespace. A thread has
+/// several if it has gone from one interpreter into another.
+pub(super) type ThreadStates = FxHashMap<i32, Vec<ThreadState>>;
+
+/// Lists the thread states of the runtime at `runtime`. A list that is changed meanwhile may give some twice or not at all;
+/// whoever uses one looks whether it still is what it was.
+pub(super) fn list(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) -> ThreadStates {
+    let word = |at: Avma, offset: u32| {
+        let at = at.checked_add(u64::from(offset))?;
+        memory.read_u64(at).ok().map(Avma)
+    };
+    let mut found = ThreadStates::default();
+    let mut threads = 0;
+    let mut interpreter = word(runtime, layout.interpreters_head);
+    for _ in 0..INTERPRETERS_MAX {
+        let Some(at) = interpreter.filter(|at| *at != Avma(0)) else {
+            break;
+        };
+        let gil = match layout.gil {
+            Gil::OfRuntime(offset) => runtime.checked_add(u64::from(offset)),
+            Gil::OfInterpreter(offset) => word(at, offset).filter(|gil| *gil != Avma(0)),
+        };
+        let mut thread = word(at, layout.threads_head);
+        while let Some(address) = thread.filter(|at| *at != Avma(0) && threads < THREADS_MAX) {
+            threads += 1;
+            if let Some((tid, thread_id)) = identity(layout, address, memory) {
+                found.entry(tid).or_default().push(ThreadState {
+                    address,
+                    thread_id,
+                    gil,
+                    hints: Hints::guess(layout, address, memory),
+                });
+            }
+            thread = word(address, layout.thread.next);
+        }
+        interpreter = word(at, layout.interpreter_next);
+    }
+    found
+}
+
+/// The number of the native thread of the state at `thread`, and its `thread_id`.
+fn identity(layout: &Layout, thread: Avma, memory: &dyn MemoryReader) -> Option<(i32, u64)> {
+    let field = |offset: u32| memory.read_u64(thread.checked_add(u64::from(offset))?).ok();
+    let thread_id = field(layout.thread.thread_id)?;
+    let tid = match layout.thread.native_thread_id {
+        Some(offset) => i32::try_from(field(offset)?).ok()?,
+        None => PTHREAD_TID.iter().find_map(|offset| {
+            let tid = memory
+                .read_u32(Avma(thread_id).checked_add(*offset)?)
+                .ok()?;
+            i32::try_from(tid)
+                .ok()
+                .filter(|tid| (1..TID_MAX).contains(tid))
+        })?,
+    };
+    (tid > 0).then_some((tid, thread_id))
+}
+
+/// No thread has a number as large (`PID_MAX_LIMIT`, `include/linux/threads.h`).
+const TID_MAX: i32 = 1 << 22;
