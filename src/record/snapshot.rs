@@ -67,7 +67,8 @@ pub fn snapshot<S: SampleSink>(
     let began_ns = clock::monotonic_ns();
     let mut process = TargetProcess::new(pid, None, Baseline::Now, stack_bytes_max, None, sink)?;
     process.find_threads(began_ns, Baseline::Now, sink)?;
-    process.refresh_mappings(&mut Images::default(), sink)?;
+    let mut images = Images::default();
+    process.refresh_mappings(&mut images, sink)?;
     let mut looker = Looker::new(stack_bytes_max, PAUSE_MAX, STOP_WITHIN);
     let mut costs = Costs::default();
     let mut threads = Vec::new();
@@ -77,6 +78,13 @@ pub fn snapshot<S: SampleSink>(
         };
         let look = match seen {
             Ok(seen) => {
+                // Libraries come and go while threads are looked at.
+                process.check(looker.stack());
+                let now_ns = clock::monotonic_ns();
+                if process.refresh_stale_mappings(now_ns, &mut images, sink)? {
+                    let (view, threads) = process.split();
+                    looker.walk_again(view, &mut threads[at]);
+                }
                 costs.walked(looker.stack().end);
                 Ok(keep(&looker, &process, at, seen, sink)?)
             }

@@ -81,6 +81,7 @@ pub struct ElfImage {
     segments: Vec<Segment>,
     eh_frame_hdr: Option<Range<Svma>>,
     build_id: Option<BuildId>,
+    build_id_svma: Option<Svma>,
     separate_debug_frame: Option<ImageBytes>,
     unwind_sections: OnceLock<UnwindSections>,
 }
@@ -137,12 +138,15 @@ impl ElfImage {
             segments,
             eh_frame_hdr,
             build_id: None,
+            build_id_svma: None,
             separate_debug_frame: None,
             unwind_sections: OnceLock::new(),
             layout,
             bytes: bytes.clone(),
         };
-        image.build_id = image.build_id_of(headers);
+        if let Some((build_id, svma)) = image.find_build_id(headers) {
+            (image.build_id, image.build_id_svma) = (Some(build_id), Some(svma));
+        }
         Ok(image)
     }
 
@@ -164,6 +168,11 @@ impl ElfImage {
     /// The GNU build ID.
     pub fn build_id(&self) -> Option<&BuildId> {
         self.build_id.as_ref()
+    }
+
+    /// Where the build ID itself lies.
+    pub fn build_id_svma(&self) -> Option<Svma> {
+        self.build_id_svma
     }
 
     /// The address of the first instruction of a program, or of the loader itself.
@@ -255,20 +264,30 @@ impl ElfImage {
         Some(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
     }
 
-    fn build_id_of(&self, headers: &[ProgramHeader64<Endianness>]) -> Option<BuildId> {
+    fn find_build_id(&self, headers: &[ProgramHeader64<Endianness>]) -> Option<(BuildId, Svma)> {
         let endian = Endianness::Little;
-        headers
+        let notes = headers
             .iter()
             .filter(|program_header| program_header.p_type(endian) == PT_NOTE)
-            .filter_map(|program_header| match self.layout {
-                Layout::File => program_header.data(endian, &*self.bytes).ok(),
-                Layout::Memory => {
-                    let bytes = self.bytes_at(Svma(program_header.p_vaddr(endian)))?;
-                    bytes.get(..usize::try_from(program_header.p_filesz(endian)).ok()?)
-                }
-                .map(Some)?,
-            })
-            .find_map(|notes| build_id_in(notes, 4).or_else(|| build_id_in(notes, 8)))
+            .filter_map(|program_header| {
+                let svma = Svma(program_header.p_vaddr(endian));
+                let notes = match self.layout {
+                    Layout::File => program_header.data(endian, &*self.bytes).ok()?,
+                    Layout::Memory => {
+                        let bytes = usize::try_from(program_header.p_filesz(endian)).ok()?;
+                        self.bytes_at(svma)?.get(..bytes)?
+                    }
+                };
+                Some((svma, notes))
+            });
+        let mut found = notes.filter_map(|(svma, notes)| {
+            let build_id = build_id_in(notes, 4).or_else(|| build_id_in(notes, 8))?;
+            let bytes_before = notes
+                .windows(build_id.0.len().max(1))
+                .position(|window| window == build_id.0)?;
+            Some((build_id, Svma(svma.0.checked_add(bytes_before as u64)?)))
+        });
+        found.next()
     }
 }
 
