@@ -134,7 +134,8 @@ pub struct ModuleInfo {
     /// Its GNU build ID.
     #[serde(with = "build_id")]
     pub build_id: Option<BuildId>,
-    /// The image itself where no file holds it (the vDSO).
+    /// The image itself where no file holds it (the vDSO); an ELF file with its function symbols where its path did not
+    /// lead to it: it was deleted, replaced, or is in another mount namespace.
     pub image: Option<Vec<u8>>,
 }
 

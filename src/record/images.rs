@@ -1,24 +1,29 @@
 //! Which files the targets map, each opened and parsed once.
 
+mod kept_names;
+mod placement;
+mod source;
+
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use sampler_platforms::Pid;
 use sampler_platforms::linux::ProcessMemory;
 use sampler_platforms::linux::proc::maps::{Device, Mapping};
-use sampler_platforms::linux::target_file;
-use sampler_platforms::{MappedFile, Pid};
-use sampler_unwind::{Avma, ElfImage, ImageBytes, LoadBias, MemoryReader, Module};
+use sampler_unwind::{Avma, ElfImage, LoadBias, MemoryReader, Module};
 
+use self::kept_names::kept_names;
+use self::placement::{FileMappings, Place as FilePlace};
+use self::source::{Holder, Source};
 use crate::profile::{ModuleId, ModuleInfo, SampleSink};
 
-/// The most that is read of an image that only exists in the target's memory, in bytes.
-const IMAGE_BYTES_MAX: u64 = 64 << 20;
+/// The vDSO is kept in the recording as a whole, up to this size, in bytes.
+const VDSO_BYTES_MAX: usize = 256 << 10;
 
-/// An image of which no file exists is kept in the recording up to this size, in bytes: the vDSO, for one.
-const RECORDED_IMAGE_BYTES_MAX: usize = 256 << 10;
+/// What is kept of all images for their names, in bytes. A program that generates libraries has ever new ones.
+const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// How many images are kept that no target maps any more: the same files are often loaded again. A program that
 /// generates libraries has ever new ones.
@@ -30,6 +35,9 @@ const UNUSED_COPY_LOADS: u64 = 4;
 /// Of how many places it is remembered that a module was said to lie there, besides those where one lies now. A program
 /// that loads and unloads without end puts its libraries at ever new ones.
 const PLACES_MAX: usize = 4096;
+
+/// The longest build ID that is compared with the one in memory, in bytes.
+const MARK_BYTES_MAX: usize = 64;
 
 /// What tells one mapped file from another, as far as /proc/PID/maps does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,6 +71,8 @@ pub(super) struct Images {
     files: FxHashMap<FileKey, Seen>,
     /// How many calls of [`Images::load`] there were.
     loads: u64,
+    /// Bytes that the recording was given for names.
+    kept_bytes: usize,
 }
 
 /// A module of a process, with the number of its file in the recording.
@@ -72,6 +82,33 @@ pub(super) struct LoadedModule {
     pub module: Module,
     /// Its file.
     pub id: ModuleId,
+    /// What shows whether it is still there.
+    pub mark: Option<Mark>,
+}
+
+/// Bytes of the target's memory that are others when another image lies there: the build ID.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    at: Avma,
+    bytes: Vec<u8>,
+}
+
+impl Mark {
+    fn of(image: &ElfImage, bias: LoadBias) -> Option<Self> {
+        let bytes = &image.build_id()?.0;
+        (!bytes.is_empty() && bytes.len() <= MARK_BYTES_MAX).then_some(Self {
+            at: bias.avma(image.build_id_svma()?),
+            bytes: bytes.clone(),
+        })
+    }
+
+    /// Whether memory has it; `None` if that cannot be read.
+    pub(super) fn is_there(&self, memory: &impl MemoryReader) -> Option<bool> {
+        let mut found = [0; MARK_BYTES_MAX];
+        let found = found.get_mut(..self.bytes.len())?;
+        memory.read_exact(self.at, found).ok()?;
+        Some(*found == *self.bytes)
+    }
 }
 
 /// A module and its load bias.
@@ -125,23 +162,54 @@ impl Images {
         sink: &mut S,
     ) -> Result<Vec<LoadedModule>, S::Error> {
         self.loads += 1;
-        let mut by_file: BTreeMap<FileKey, Vec<&Mapping>> = BTreeMap::new();
+        let mut by_file: BTreeMap<FileKey, FileMappings<'_>> = BTreeMap::new();
         for mapping in mappings {
             if let Some(key) = key_of(mapping) {
-                by_file.entry(key).or_default().push(mapping);
+                by_file.entry(key).or_default().parts.push(mapping);
             }
         }
+        for (key, file) in by_file.iter().filter(|(_, file)| file.may_hold_code()) {
+            self.known(pid, key, file, memory, sink)?;
+        }
+        self.find_code_beside(&mut by_file, mappings);
         let mut modules = Vec::new();
-        for (key, parts) in by_file {
-            if !parts.iter().any(|part| part.executable) {
-                continue;
-            }
-            if let Some(known) = self.image_of(pid, &key, &parts, memory, sink)? {
-                modules.extend(place(&known, &parts));
+        for (key, file) in by_file.iter().filter(|(_, file)| file.may_hold_code()) {
+            if let Some(known) = self.known(pid, key, file, memory, sink)? {
+                let places = file.places(&known.image, memory).into_iter();
+                modules.extend(places.map(|place| known.loaded(place)));
             }
         }
         self.forget_unused();
         Ok(modules)
+    }
+
+    /// Gives code that is in no image to the files whose mappings are next to it: it may have been theirs.
+    fn find_code_beside<'a>(
+        &self,
+        by_file: &mut BTreeMap<FileKey, FileMappings<'a>>,
+        mappings: &'a [Mapping],
+    ) {
+        let has_image =
+            |key: &FileKey| self.files.get(key).is_some_and(|seen| seen.known.is_some());
+        let mut add = |beside: Option<&FileKey>, code: &'a Mapping| {
+            if let Some(file) = beside.and_then(|key| by_file.get_mut(key)) {
+                file.beside.push(code);
+            }
+        };
+        let mut below: Option<FileKey> = None;
+        let mut waiting: Vec<&Mapping> = Vec::new();
+        for mapping in mappings {
+            let key = key_of(mapping);
+            if mapping.executable && !key.as_ref().is_some_and(has_image) {
+                add(below.as_ref(), mapping);
+                waiting.push(mapping);
+            } else if key.is_some() {
+                for code in waiting.drain(..).filter(|_| key != below) {
+                    add(key.as_ref(), code);
+                }
+                below = key;
+            }
+        }
     }
 
     /// Lets go of what no process maps: copies soon, files when there are many, those first that have not been mapped
@@ -160,11 +228,12 @@ impl Images {
             .retain(|_, seen| seen.is_mapped() || seen.last_load > newest_to_go);
     }
 
-    fn image_of<S: SampleSink>(
+    /// The image of `file`, which `sink` is told of if it is new; `None` if it is none that can be used.
+    fn known<S: SampleSink>(
         &mut self,
         pid: Pid,
         key: &FileKey,
-        parts: &[&Mapping],
+        file: &FileMappings<'_>,
         memory: &ProcessMemory,
         sink: &mut S,
     ) -> Result<Option<Known>, S::Error> {
@@ -172,27 +241,19 @@ impl Images {
             seen.last_load = self.loads;
             return Ok(seen.known.clone());
         }
-        let from_file = parts
-            .iter()
-            .find(|part| part.executable)
-            .and_then(|part| read_file(pid, part));
-        let (image, in_memory) = match from_file {
-            Some(image) => (Some(image), None),
-            None => match read_memory(parts, memory) {
-                Some((image, bytes)) => (Some(image), Some(bytes)),
-                None => (None, None),
-            },
-        };
-        let is_copied = in_memory.is_some();
-        let known = match image {
-            Some(image) => {
+        let source = find_source(pid, file, memory);
+        let is_copied = source
+            .as_ref()
+            .is_some_and(|source| source.holder == Holder::Memory);
+        let known = match source {
+            Some(source) => {
                 let info = ModuleInfo {
                     path: key.name.to_string_lossy().into_owned(),
-                    build_id: image.build_id().cloned(),
-                    image: in_memory.filter(|bytes| bytes.len() <= RECORDED_IMAGE_BYTES_MAX),
+                    build_id: source.image.build_id().cloned(),
+                    image: self.keep(key, file, &source, memory),
                 };
                 Some(Known {
-                    image: Arc::new(image),
+                    image: Arc::new(source.image),
                     id: sink.module(&info)?,
                 })
             }
@@ -206,12 +267,54 @@ impl Images {
         self.files.insert(key.clone(), seen);
         Ok(known)
     }
+
+    /// What the recording gets of an image because the report may not find its file.
+    fn keep(
+        &mut self,
+        key: &FileKey,
+        file: &FileMappings<'_>,
+        source: &Source,
+        memory: &ProcessMemory,
+    ) -> Option<Vec<u8>> {
+        let bytes = source.image.bytes();
+        if key.name == Path::new(VDSO) {
+            return (bytes.len() <= VDSO_BYTES_MAX).then(|| bytes.to_vec());
+        }
+        if source.holder == Holder::FileAtItsPath {
+            return None;
+        }
+        let place = file.places(&source.image, memory).into_iter().next();
+        let bias = place.map(|place| place.bias).unwrap_or_default();
+        let kept = kept_names(&source.image, source.holder, bias)?;
+        let kept_bytes = self.kept_bytes.saturating_add(kept.len());
+        (kept_bytes <= KEPT_BYTES_MAX).then(|| {
+            self.kept_bytes = kept_bytes;
+            kept
+        })
+    }
 }
+
+impl Known {
+    fn loaded(&self, place: FilePlace) -> LoadedModule {
+        LoadedModule {
+            mark: Mark::of(&self.image, place.bias),
+            module: Module {
+                avma: place.avma,
+                bias: place.bias,
+                image: Arc::clone(&self.image),
+            },
+            id: self.id,
+        }
+    }
+}
+
+/// The name of the image that the kernel maps into every process.
+const VDSO: &str = "[vdso]";
 
 /// `None` for a mapping that no ELF image can be in.
 fn key_of(mapping: &Mapping) -> Option<FileKey> {
     let name = mapping.name.as_deref()?;
-    let is_image = mapping.path().is_some() || name == Path::new("[vdso]");
+    let is_image = mapping.path().is_some() || name == Path::new(VDSO);
     is_image.then(|| FileKey {
         device: mapping.device,
         inode: mapping.inode,
@@ -219,67 +322,22 @@ fn key_of(mapping: &Mapping) -> Option<FileKey> {
     })
 }
 
-fn read_file(pid: Pid, mapping: &Mapping) -> Option<ElfImage> {
-    let file = target_file::open(pid, mapping).ok()?.file;
-    let bytes = ImageBytes::new(Arc::new(MappedFile::map(&file).ok()?));
-    ElfImage::parse(bytes).ok()
-}
-
-/// Reads an image that no file holds (any more): the vDSO, or a file that was deleted or hidden.
-fn read_memory(parts: &[&Mapping], memory: &ProcessMemory) -> Option<(ElfImage, Vec<u8>)> {
-    let first = parts
-        .iter()
-        .find(|part| part.offset.0 == 0 && part.readable)?;
-    let mut end = first.range.end;
-    while let Some(next) = parts
-        .iter()
-        .find(|part| part.range.start == end && part.readable)
-    {
-        end = next.range.end;
-    }
-    let bytes = (end.0 - first.range.start.0).min(IMAGE_BYTES_MAX);
-    let mut image = vec![0; usize::try_from(bytes).ok()?];
-    memory.read_exact(first.range.start, &mut image).ok()?;
-    let parsed = ElfImage::parse_memory(ImageBytes::new(Arc::new(image.clone()))).ok()?;
-    Some((parsed, image))
-}
-
-/// Where `known` lies, given all mappings of its file: more than once if it is mapped at several biases.
-fn place(known: &Known, parts: &[&Mapping]) -> Vec<LoadedModule> {
-    let mut biases: Vec<LoadBias> = parts
-        .iter()
-        .filter(|part| part.executable)
-        .filter_map(|part| {
-            known
-                .image
-                .bias_of_mapping(part.range.start, part.offset, true)
-        })
-        .collect();
-    biases.sort_unstable();
-    biases.dedup();
-    biases
-        .into_iter()
-        .filter_map(|bias| {
-            let avma = extent(known, bias)?;
-            let module = Module {
-                avma,
-                bias,
-                image: Arc::clone(&known.image),
-            };
-            Some(LoadedModule {
-                module,
-                id: known.id,
-            })
-        })
-        .collect()
-}
-
-fn extent(known: &Known, bias: LoadBias) -> Option<Range<Avma>> {
-    let segments = known.image.segments();
-    let start = segments.iter().map(|segment| segment.svma.start).min()?;
-    let end = segments.iter().map(|segment| segment.svma.end).max()?;
-    let range = bias.avma(start)..bias.avma(end);
-    (range.start < range.end).then_some(range)
+/// The file, or where that cannot be had, or is not what is in memory (it was written to, or has only the same number
+/// as another), what is mapped of it.
+fn find_source(pid: Pid, file: &FileMappings<'_>, memory: &ProcessMemory) -> Option<Source> {
+    let from_file = file
+        .to_open()
+        .and_then(|mapping| source::from_file(pid, mapping))
+        .filter(|source| {
+            let places = file.places(&source.image, memory);
+            let marks = places
+                .iter()
+                .filter_map(|place| Mark::of(&source.image, place.bias));
+            !marks
+                .into_iter()
+                .any(|mark| mark.is_there(memory) == Some(false))
+        });
+    from_file.or_else(|| source::from_memory(&file.parts, memory))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! [`SampleSink`]: crate::profile::SampleSink
 
+mod address_space;
 mod budget;
 mod children;
 mod costs;

@@ -1,11 +1,9 @@
 //! One process that is being sampled: its threads, its modules, its accounts.
 
 use std::io;
-use std::path::Path;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
-use sampler_platforms::linux::proc::maps::{self, Mapping};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState, Stat};
 use sampler_platforms::linux::proc::syscall::SyscallState;
@@ -14,30 +12,20 @@ use sampler_platforms::linux::proc::{self, names};
 use sampler_platforms::linux::{self, ProcessMemory, clock};
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::interpreter::{Interpreters, Languages};
-use sampler_unwind::{Avma, Frame, MemoryReader, MergedFrame, Modules, Stack};
+use sampler_unwind::{Avma, MemoryReader, MergedFrame, Stack};
 
+use super::address_space::AddressSpace;
 use super::budget::Share;
 use super::children::ChildrenCpu;
 use super::functions::FunctionIds;
 use super::habits::Unexplained;
-use super::images::{Images, LoadedModule, Places};
+use super::images::Images;
 use super::look::{Looked, ProcessView};
 use super::overhead::Pauses;
 use super::process_table::Kin;
-use super::stack_plan::{StackMappings, StackPlan};
+use super::stack_plan::StackPlan;
 use super::thread::Thread;
-use crate::profile::{
-    Birth, FrameKey, ModuleId, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
-};
-
-/// How long after the mappings were read they are read again at the earliest, because a stack led nowhere: at first,
-/// and when that has not helped time and again. In nanoseconds.
-const REFRESH_PAUSE_NS_MIN: u64 = 5_000_000;
-const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
-
-/// The mappings of a process that has thousands of them are read at a flush so often that it takes no more than one part
-/// in this many of a CPU. Code that is not in those that are known is noticed all the same.
-const MAPPINGS_PARTS: u64 = 1000;
+use crate::profile::{Birth, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo};
 
 /// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
 const CLOCK_PARTS: u64 = 1000;
@@ -80,22 +68,11 @@ pub(super) struct TargetProcess {
     pub threads: Vec<Thread>,
     /// Its memory, read through a thread that lives: see [`TargetProcess::find_living`].
     memory: ProcessMemory,
-    mappings: Vec<Mapping>,
-    modules: Modules,
-    module_ids: Vec<ModuleId>,
-    stacks: StackMappings,
+    /// What lies where in it.
+    space: AddressSpace,
     interpreters: Interpreters,
     /// Whose frames are looked for.
     languages: Languages,
-    /// An address on the main thread's stack.
-    main_stack: Option<Avma>,
-    /// An address outside every known mapping was met: the mappings have changed.
-    stale: bool,
-    refresh_due_ns: u64,
-    refresh_pause_ns: u64,
-    /// When they are read at a flush again, and how long it took last.
-    mappings_due_ns: u64,
-    mappings_took_ns: u64,
     stack_bytes_max: usize,
     /// How much of its time a thread may stand still because of us.
     max_overhead: Share,
@@ -126,8 +103,6 @@ pub(super) struct TargetProcess {
     pub children: ChildrenCpu,
     /// Looks at it that are still to come in which it counts as new.
     looks_as_new: u8,
-    /// Where which module was said to lie.
-    placed: Places,
 }
 
 impl TargetProcess {
@@ -157,18 +132,9 @@ impl TargetProcess {
             id,
             threads: Vec::new(),
             memory: probed_memory(living),
-            mappings: Vec::new(),
-            modules: Modules::default(),
-            module_ids: Vec::new(),
-            stacks: StackMappings::default(),
+            space: AddressSpace::default(),
             interpreters: Interpreters::default(),
             languages: settings.languages,
-            main_stack: None,
-            stale: true,
-            refresh_due_ns: 0,
-            refresh_pause_ns: REFRESH_PAUSE_NS_MIN,
-            mappings_due_ns: 0,
-            mappings_took_ns: 0,
             stack_bytes_max: settings.stack_bytes_max,
             max_overhead: settings.max_overhead,
             go_on_at: 0,
@@ -186,7 +152,6 @@ impl TargetProcess {
             parent: kin.map(|kin| kin.parent),
             children: ChildrenCpu::new(children_ns_before),
             looks_as_new: LOOKS_AS_NEW,
-            placed: Places::default(),
         })
     }
 
@@ -195,9 +160,9 @@ impl TargetProcess {
         let view = ProcessView {
             pid: self.pid,
             memory: &self.memory,
-            modules: &self.modules,
-            stacks: &self.stacks,
-            main_stack: self.main_stack,
+            modules: self.space.modules(),
+            stacks: self.space.stacks(),
+            main_stack: self.space.main_stack(),
         };
         (view, &mut self.interpreters, &mut self.threads)
     }
@@ -342,52 +307,12 @@ impl TargetProcess {
         images: &mut Images,
         sink: &mut S,
     ) -> Result<bool, S::Error> {
-        self.stale = false;
-        let living = self.memory.pid();
-        let began = Instant::now();
-        let Ok(mappings) = maps::read(living) else {
-            return Ok(false); // it has ended, or is between two programs in execve
-        };
-        self.mappings_took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if mappings == self.mappings || mappings.is_empty() {
-            return Ok(false);
-        }
-        let loaded = images.load(living, &mappings, &self.memory, sink)?;
-        self.placed
-            .make_room(loaded.iter().map(LoadedModule::place));
-        for new in &loaded {
-            if !self.placed.insert(new.place()) {
-                continue;
-            }
-            let (start, end) = (new.module.avma.start.0, new.module.avma.end.0);
-            sink.mapping(self.id, new.id, start, end, new.module.bias.0)?;
-        }
-        let executable = mappings
-            .iter()
-            .filter(|mapping| mapping.executable)
-            .map(|mapping| mapping.range.clone());
-        let mut loaded = loaded;
-        loaded.sort_by_key(|new| new.module.avma.start);
-        self.module_ids = loaded.iter().map(|new| new.id).collect();
-        self.modules = Modules::new(
-            loaded.into_iter().map(|new| new.module).collect(),
-            executable.collect(),
-        );
-        self.interpreters
-            .refresh(&self.modules, self.languages, &self.memory);
-        let stacks = mappings
-            .iter()
-            .filter(|mapping| mapping.readable && mapping.writable);
-        self.stacks = StackMappings::new(stacks.map(|mapping| mapping.range.clone()).collect());
-        let main = mappings
-            .iter()
-            .find(|mapping| mapping.name.as_deref() == Some(Path::new("[stack]")));
-        self.main_stack = main.map(|mapping| mapping.range.start);
-        self.mappings = mappings;
-        Ok(true)
+        let changed = self.space.refresh(self.id, &self.memory, images, sink)?;
+        self.refresh_interpreters(changed);
+        Ok(changed)
     }
 
-    /// Does so at a flush, unless reading them takes long: no more than one part in [`MAPPINGS_PARTS`] of the time.
+    /// Does so at a flush, unless reading them takes long.
     ///
     /// # Errors
     /// When `sink` could not keep them.
@@ -397,16 +322,13 @@ impl TargetProcess {
         images: &mut Images,
         sink: &mut S,
     ) -> Result<(), S::Error> {
-        if now_ns >= self.mappings_due_ns {
-            self.refresh_mappings(images, sink)?;
-            let pause_ns = self.mappings_took_ns.saturating_mul(MAPPINGS_PARTS);
-            self.mappings_due_ns = now_ns.saturating_add(pause_ns);
-        }
+        let space = &mut self.space;
+        let changed = space.refresh_if_due(now_ns, self.id, &self.memory, images, sink)?;
+        self.refresh_interpreters(changed);
         Ok(())
     }
 
-    /// Does so if a stack has shown that they may have changed, and says whether they had. Where they had not, the next
-    /// time is put off further and further.
+    /// Does so if a stack has shown that they may have changed, and says whether they had.
     ///
     /// # Errors
     /// When `sink` could not keep what is new.
@@ -416,29 +338,30 @@ impl TargetProcess {
         images: &mut Images,
         sink: &mut S,
     ) -> Result<bool, S::Error> {
-        if !self.stale || now_ns < self.refresh_due_ns {
-            return Ok(false);
-        }
-        let changed = self.refresh_mappings(images, sink)?;
-        self.refresh_pause_ns = if changed {
-            REFRESH_PAUSE_NS_MIN
-        } else {
-            (self.refresh_pause_ns * 2).min(REFRESH_PAUSE_NS_MAX)
-        };
-        self.refresh_due_ns = now_ns + self.refresh_pause_ns;
+        let space = &mut self.space;
+        let changed = space.refresh_if_stale(now_ns, self.id, &self.memory, images, sink)?;
+        self.refresh_interpreters(changed);
         Ok(changed)
+    }
+
+    /// Interpreters come with modules.
+    fn refresh_interpreters(&mut self, have_modules_changed: bool) {
+        if have_modules_changed {
+            let modules = self.space.modules();
+            self.interpreters
+                .refresh(modules, self.languages, &self.memory);
+        }
     }
 
     /// Notes whether `stack` shows that the mappings may have changed, or, while the process is new, its name.
     pub(super) fn check(&mut self, stack: &Stack) {
         if self.looks_as_new > 0 {
             self.looks_as_new -= 1;
-            self.stale |= self.has_another_name();
+            if self.has_another_name() {
+                self.space.doubt();
+            }
         }
-        let is_outside = |frame: &Frame| {
-            !self.modules.is_executable(frame.address) || self.stacks.find(frame.sp).is_none()
-        };
-        self.stale |= !stack.end.is_complete() || stack.frames.first().is_some_and(is_outside);
+        self.space.check(stack, &self.memory);
     }
 
     /// Whether its first thread is called otherwise than when that was last read: execve(2) names it.
@@ -466,7 +389,8 @@ impl TargetProcess {
         for merged in looked.merged.iter().rev() {
             match *merged {
                 MergedFrame::Native(at) => {
-                    keys.extend(looked.stack.frames.get(at).map(|frame| self.key(frame)));
+                    let frame = looked.stack.frames.get(at);
+                    keys.extend(frame.map(|frame| self.space.key(frame)));
                 }
                 MergedFrame::Interpreted(at) => {
                     if let Some(frame) = looked.segments.frames.get(at) {
@@ -477,20 +401,6 @@ impl TargetProcess {
         }
         keys.extend(kernel);
         Ok(())
-    }
-
-    fn key(&self, frame: &Frame) -> FrameKey {
-        let module = self.modules.find_index(frame.lookup_address());
-        let address = match module.and_then(|index| self.modules.iter().nth(index)) {
-            Some(module) => module.svma(frame.address).0,
-            None => frame.address.0,
-        };
-        FrameKey::Code {
-            module: module.and_then(|index| self.module_ids.get(index)).copied(),
-            address,
-            is_return_address: frame.is_return_address(),
-            origin: frame.origin,
-        }
     }
 
     /// Reads the process's CPU clock, at every tick unless that takes long (the kernel adds up all threads): at most one

@@ -75,7 +75,8 @@ pub fn snapshot<S: SampleSink>(
     };
     let mut process = TargetProcess::new(pid, None, Baseline::Now, settings, sink)?;
     process.find_threads(began_ns, Baseline::Now, sink)?;
-    process.refresh_mappings(&mut Images::default(), sink)?;
+    let mut images = Images::default();
+    process.refresh_mappings(&mut images, sink)?;
     let mut looker = Looker::new(stack_bytes_max, PAUSE_MAX, STOP_WITHIN);
     let mut costs = Costs::default();
     let mut functions = FunctionIds::default();
@@ -86,6 +87,13 @@ pub fn snapshot<S: SampleSink>(
         };
         let look = match seen {
             Ok(seen) => {
+                // Libraries come and go while threads are looked at.
+                process.check(&looker.looked().stack);
+                let now_ns = clock::monotonic_ns();
+                if process.refresh_stale_mappings(now_ns, &mut images, sink)? {
+                    let (view, interpreters, threads) = process.split();
+                    looker.walk_again(view, interpreters, &mut threads[at]);
+                }
                 costs.walked(looker.looked());
                 Ok(keep(&mut looker, &process, at, seen, &mut functions, sink)?)
             }

@@ -102,7 +102,8 @@ impl SymbolPaths {
             .clone()
             .or_else(|| files.main.as_ref()?.build_id());
         files.debug = self.find_debug(module, build_id.as_ref(), &mut files);
-        if files.main.is_none() && files.debug.is_none() && files.refused.is_empty() {
+        let is_missing = files.main.is_none() && files.debug.is_none() && module.image.is_none();
+        if is_missing && files.refused.is_empty() {
             let missing = format!("{}: {} not found", module_name(module), module.path);
             files.refused.push(missing);
         }
@@ -207,6 +208,8 @@ fn open_main(path: &Path, module: &ModuleInfo, refused: &mut Vec<String>) -> Opt
     };
     match (file.build_id(), &module.build_id) {
         (Some(on_disk), Some(recorded)) if on_disk == *recorded => Some(file),
+        // The recording holds its names because this path did not lead to it.
+        (_, None) if module.image.is_some() => None,
         (Some(on_disk), Some(recorded)) => {
             refused.push(format!(
                 "{name}: build ID on disk is {on_disk}, recorded {recorded}: not used"

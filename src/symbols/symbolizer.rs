@@ -49,8 +49,10 @@ impl Symbolize for FileSymbolizer {
         unique.sort_unstable();
         unique.dedup();
         let symbols = match &module.image {
-            Some(image) => self.name_by_image(module, image, &unique),
-            None => self.name_by_files(module, &unique),
+            Some(image) if !module.path.starts_with('/') => {
+                self.name_by_image(module, image, &unique)
+            }
+            _ => self.name_by_files(module, &unique),
         };
         addresses
             .iter()
@@ -100,7 +102,12 @@ impl FileSymbolizer {
             .flatten()
             .filter_map(|file| file.elf().ok())
             .collect();
-        let elfs: Vec<&Elf<'_>> = elfs.iter().collect();
+        // What the recording kept of a file that was not at its path, behind the file itself if it was found elsewhere.
+        let kept = module
+            .image
+            .as_deref()
+            .and_then(|image| Elf::parse(image).ok());
+        let elfs: Vec<&Elf<'_>> = elfs.iter().chain(&kept).collect();
         let unpacked = self.unpack_mini_debug_info(module, &elfs);
         let mut tables = FunctionSymbols::default();
         self.add_tables(module, &elfs, unpacked.as_deref(), &mut tables);

@@ -20,7 +20,10 @@ mod stack;
 
 pub use address::{Avma, FileOffset, LoadBias, Svma};
 pub use arch::Arch;
-pub use elf::{BuildId, ElfError, ElfImage, ImageBytes, ImageId, ImageSymbol, Segment};
+pub use elf::{
+    BuildId, ElfError, ElfImage, GoCall, GoFunction, GoFunctions, GoLine, ImageBytes, ImageId,
+    ImageSymbol, Segment,
+};
 pub use memory::{MemoryReader, ReadError, SliceMemory};
 pub use merge::{MergedFrame, merge};
 pub use modules::{Module, Modules};

@@ -1,6 +1,9 @@
 //! An ELF image: where its code lies, its build ID, and its unwind sections.
 
 mod fde_index;
+mod go_pclntab;
+#[cfg(test)]
+mod go_pclntab_tests;
 mod image_bytes;
 mod look_ups;
 mod unwind_sections;
@@ -18,6 +21,7 @@ use crate::address::{Avma, FileOffset, LoadBias, Svma};
 use crate::interpreter::{self, Language, RuntimeImage};
 
 pub(crate) use fde_index::{FdeIndex, bounded_cie};
+pub use go_pclntab::{GoCall, GoFunction, GoFunctions, GoLine};
 pub use image_bytes::ImageBytes;
 pub use look_ups::ImageSymbol;
 pub(crate) use unwind_sections::{UnwindSection, UnwindSections};
@@ -84,6 +88,7 @@ pub struct ElfImage {
     segments: Vec<Segment>,
     eh_frame_hdr: Option<Range<Svma>>,
     build_id: Option<BuildId>,
+    build_id_svma: Option<Svma>,
     separate_debug_frame: Option<ImageBytes>,
     unwind_sections: OnceLock<UnwindSections>,
     runtimes: OnceLock<Runtimes>,
@@ -144,13 +149,16 @@ impl ElfImage {
             segments,
             eh_frame_hdr,
             build_id: None,
+            build_id_svma: None,
             separate_debug_frame: None,
             unwind_sections: OnceLock::new(),
             runtimes: OnceLock::new(),
             layout,
             bytes: bytes.clone(),
         };
-        image.build_id = image.build_id_of(headers);
+        if let Some((build_id, svma)) = image.find_build_id(headers) {
+            (image.build_id, image.build_id_svma) = (Some(build_id), Some(svma));
+        }
         Ok(image)
     }
 
@@ -172,6 +180,11 @@ impl ElfImage {
     /// The GNU build ID.
     pub fn build_id(&self) -> Option<&BuildId> {
         self.build_id.as_ref()
+    }
+
+    /// Where the build ID itself lies.
+    pub fn build_id_svma(&self) -> Option<Svma> {
+        self.build_id_svma
     }
 
     /// The address of the first instruction of a program, or of the loader itself.
@@ -268,20 +281,30 @@ impl ElfImage {
         Some(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
     }
 
-    fn build_id_of(&self, headers: &[ProgramHeader64<Endianness>]) -> Option<BuildId> {
+    fn find_build_id(&self, headers: &[ProgramHeader64<Endianness>]) -> Option<(BuildId, Svma)> {
         let endian = Endianness::Little;
-        headers
+        let notes = headers
             .iter()
             .filter(|program_header| program_header.p_type(endian) == PT_NOTE)
-            .filter_map(|program_header| match self.layout {
-                Layout::File => program_header.data(endian, &*self.bytes).ok(),
-                Layout::Memory => {
-                    let bytes = self.bytes_at(Svma(program_header.p_vaddr(endian)))?;
-                    bytes.get(..usize::try_from(program_header.p_filesz(endian)).ok()?)
-                }
-                .map(Some)?,
-            })
-            .find_map(|notes| build_id_in(notes, 4).or_else(|| build_id_in(notes, 8)))
+            .filter_map(|program_header| {
+                let svma = Svma(program_header.p_vaddr(endian));
+                let notes = match self.layout {
+                    Layout::File => program_header.data(endian, &*self.bytes).ok()?,
+                    Layout::Memory => {
+                        let bytes = usize::try_from(program_header.p_filesz(endian)).ok()?;
+                        self.bytes_at(svma)?.get(..bytes)?
+                    }
+                };
+                Some((svma, notes))
+            });
+        let mut found = notes.filter_map(|(svma, notes)| {
+            let build_id = build_id_in(notes, 4).or_else(|| build_id_in(notes, 8))?;
+            let bytes_before = notes
+                .windows(build_id.0.len().max(1))
+                .position(|window| window == build_id.0)?;
+            Some((build_id, Svma(svma.0.checked_add(bytes_before as u64)?)))
+        });
+        found.next()
     }
 }
 
