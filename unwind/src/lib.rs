@@ -18,7 +18,10 @@ mod stack;
 
 pub use address::{Avma, FileOffset, LoadBias, Svma};
 pub use arch::Arch;
-pub use elf::{BuildId, ElfError, ElfImage, ImageBytes, ImageId, Segment};
+pub use elf::{
+    BuildId, ElfError, ElfImage, GoCall, GoFunction, GoFunctions, GoLine, ImageBytes, ImageId,
+    Segment,
+};
 pub use memory::{MemoryReader, ReadError, SliceMemory};
 pub use modules::{Module, Modules};
 pub use native::{UnwindCounts, Unwinder};

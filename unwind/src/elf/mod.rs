@@ -1,6 +1,9 @@
 //! An ELF image: where its code lies, its build ID, and its unwind sections.
 
 mod fde_index;
+mod go_pclntab;
+#[cfg(test)]
+mod go_pclntab_tests;
 mod image_bytes;
 mod unwind_sections;
 
@@ -16,6 +19,7 @@ use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 use crate::address::{Avma, FileOffset, LoadBias, Svma};
 
 pub(crate) use fde_index::{FdeIndex, bounded_cie};
+pub use go_pclntab::{GoCall, GoFunction, GoFunctions, GoLine};
 pub use image_bytes::ImageBytes;
 pub(crate) use unwind_sections::{UnwindSection, UnwindSections};
 
