@@ -1,10 +1,12 @@
 //! An ELF image: where its code lies, its build ID, and its unwind sections.
 
 mod fde_index;
+mod go_image;
 mod go_pclntab;
 #[cfg(test)]
 mod go_pclntab_tests;
 mod image_bytes;
+mod relocations;
 mod unwind_sections;
 
 use std::fmt;
@@ -21,6 +23,7 @@ use crate::address::{Avma, FileOffset, LoadBias, Svma};
 pub(crate) use fde_index::{FdeIndex, bounded_cie};
 pub use go_pclntab::{GoCall, GoFunction, GoFunctions, GoLine};
 pub use image_bytes::ImageBytes;
+use unwind_sections::Sections;
 pub(crate) use unwind_sections::{UnwindSection, UnwindSections};
 
 /// Identifies an [`ElfImage`] among all that this process has parsed; never reused.
@@ -87,6 +90,7 @@ pub struct ElfImage {
     build_id: Option<BuildId>,
     separate_debug_frame: Option<ImageBytes>,
     unwind_sections: OnceLock<UnwindSections>,
+    go_functions: OnceLock<Option<GoFunctions<ImageBytes>>>,
 }
 
 impl ElfImage {
@@ -143,6 +147,7 @@ impl ElfImage {
             build_id: None,
             separate_debug_frame: None,
             unwind_sections: OnceLock::new(),
+            go_functions: OnceLock::new(),
             layout,
             bytes: bytes.clone(),
         };
@@ -239,6 +244,19 @@ impl ElfImage {
     pub(crate) fn unwind_sections(&self) -> &UnwindSections {
         self.unwind_sections
             .get_or_init(|| UnwindSections::find(self))
+    }
+
+    /// The contents of the section `name`, decompressed if need be; `None` where there is no such section, or no bytes
+    /// of it are in this file.
+    pub fn section(&self, name: &str) -> Option<ImageBytes> {
+        Sections::of(self).contents(name)
+    }
+
+    /// Go's table of functions, if this is a Go program; found on the first call.
+    pub fn go_functions(&self) -> Option<&GoFunctions<ImageBytes>> {
+        self.go_functions
+            .get_or_init(|| go_image::find(self))
+            .as_ref()
     }
 
     fn segment_of(&self, svma: Svma, executable: bool) -> Option<&Segment> {
