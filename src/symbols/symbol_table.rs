@@ -3,6 +3,7 @@
 //! The rule that matters: a symbol names an address only if the address lies inside it. In a stripped library the
 //! nearest exported function can be 100 KB before the code that ran, and its name would be a lie.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ops::Range;
 
@@ -20,10 +21,10 @@ use super::{NameFile, NameSource, NameTable};
 const ALIASES_MAX: usize = 64;
 
 /// A function symbol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Named<'data> {
     /// As the file has it, without a version.
-    pub(super) name: &'data str,
+    pub(super) name: Cow<'data, str>,
     /// Whether the file states the symbol's size. Where it does not, the symbol reaches to the next one.
     pub(super) is_sized: bool,
     /// Where the name came from.
@@ -185,7 +186,7 @@ impl<'data> FunctionSymbols<'data> {
                 )
             })
             .map(|(symbol, (name, source))| Named {
-                name,
+                name: Cow::Borrowed(name),
                 is_sized: symbol.is_sized,
                 source,
             })
