@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use sampler_unwind::{ElfImage, ImageBytes};
 
+use super::dwarf::{self, DwarfFiles};
 use super::elf::Elf;
 use super::files::{ElfOnDisk, ModuleFiles, SymbolPaths, module_name};
 use super::functions::{CodeFunctions, symbols_at};
 use super::mini_debug_info::mini_debug_info;
 use super::stand_ins::StandIns;
 use super::symbol_table::FunctionSymbols;
-use super::{NameFile, NameSource, NameTable, Symbol, Symbolize, dwarf, go};
+use super::{NameFile, NameSource, NameTable, Symbol, Symbolize, go};
 use crate::profile::ModuleInfo;
 
 /// Names addresses by the files that a recording names, where they are still what ran.
@@ -227,7 +228,12 @@ impl FileSymbolizer {
         let Some(file) = file.filter(|file| self.is_plausible(module, file)) else {
             return Vec::new();
         };
-        match dwarf::look_up(file, &self.paths, addresses) {
+        let dwarf_files = DwarfFiles {
+            file,
+            main: files.main.as_ref(),
+            paths: &self.paths,
+        };
+        match dwarf::look_up(dwarf_files, addresses) {
             Ok(answer) => {
                 for note in &answer.notes {
                     self.note(module, note);

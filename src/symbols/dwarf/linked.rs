@@ -9,9 +9,9 @@ use typed_arena::Arena;
 
 use super::split::SplitFiles;
 use super::supplementary;
-use super::{DwarfAnswer, DwarfError, INLINED_MAX};
+use super::{DwarfAnswer, DwarfError, DwarfFiles, INLINED_MAX};
 use crate::symbols::contain::contain;
-use crate::symbols::files::{ElfOnDisk, SymbolPaths};
+use crate::symbols::files::ElfOnDisk;
 use crate::symbols::functions::{CodeFunctions, SourceLine};
 use crate::symbols::{NameSource, NameTable};
 
@@ -76,14 +76,11 @@ pub(super) fn section<'arena>(
 }
 
 /// As [`super::look_up`].
-pub(super) fn look_up(
-    file: &ElfOnDisk,
-    paths: &SymbolPaths,
-    addresses: &[u64],
-) -> Result<DwarfAnswer, DwarfError> {
+pub(super) fn look_up(files: DwarfFiles<'_>, addresses: &[u64]) -> Result<DwarfAnswer, DwarfError> {
+    let file = files.file;
     let arena = Arena::new();
     let mut answer = DwarfAnswer::default();
-    let supplementary = match supplementary::find(file, paths) {
+    let supplementary = match supplementary::find(file, files.paths) {
         Ok(found) => found,
         Err(note) => {
             answer.notes.push(note.to_string());
@@ -99,7 +96,7 @@ pub(super) fn look_up(
     };
     let context = contain(|| context(file, supplementary.as_ref(), &arena))?
         .map_err(|error| DwarfError::Unreadable(error.to_string()))?;
-    let mut split = SplitFiles::new(file, paths, &arena);
+    let mut split = contain(|| SplitFiles::new(files, &arena))?;
     for &address in addresses {
         match contain(|| functions_at(&context, &mut split, source, address)) {
             Ok(Ok(functions)) => answer.push(functions),

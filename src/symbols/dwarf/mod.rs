@@ -10,7 +10,7 @@ mod whole;
 
 use std::thread;
 
-use super::contain::Panicked;
+use super::contain::{Panicked, contain};
 use super::files::{ElfOnDisk, SymbolPaths};
 use super::functions::CodeFunctions;
 
@@ -22,6 +22,17 @@ const INLINED_MAX: usize = 256;
 /// file claims they are (`function.rs`, `parse_children`), and a stack that overflows ends the process. 5,000 levels,
 /// for which a file needs 5 KB, took 8 MB in a debug build.
 const STACK_BYTES: usize = 512 << 20;
+
+/// Where the DWARF of a module is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DwarfFiles<'a> {
+    /// The file that it is in, or that refers to it.
+    pub(super) file: &'a ElfOnDisk,
+    /// The file that was mapped, where it is another.
+    pub(super) main: Option<&'a ElfOnDisk>,
+    /// Where other files are looked for.
+    pub(super) paths: &'a SymbolPaths,
+}
 
 /// What DWARF says about many addresses.
 #[derive(Debug, Default)]
@@ -61,38 +72,30 @@ impl DwarfAnswer {
     }
 }
 
-/// Looks `addresses` up in the DWARF of `file`; what it shares with others is looked for where `paths` says.
+/// Looks `addresses` up in the DWARF of `files`.
 ///
 /// Files are opened and closed by this call, so that no more than one module's tables are in memory.
 ///
 /// # Errors
 /// When the file's DWARF cannot be read at all.
-pub(super) fn look_up(
-    file: &ElfOnDisk,
-    paths: &SymbolPaths,
-    addresses: &[u64],
-) -> Result<DwarfAnswer, DwarfError> {
+pub(super) fn look_up(files: DwarfFiles<'_>, addresses: &[u64]) -> Result<DwarfAnswer, DwarfError> {
     thread::scope(|scope| {
         thread::Builder::new()
             .name("symbols".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || look_up_here(file, paths, addresses))
+            .spawn_scoped(scope, || look_up_here(files, addresses))
             // Where address space is limited, with the stack there is.
             .map_or_else(
-                |_| look_up_here(file, paths, addresses),
+                |_| look_up_here(files, addresses),
                 |thread| thread.join().unwrap_or(Err(DwarfError::Panicked(Panicked))),
             )
     })
 }
 
-fn look_up_here(
-    file: &ElfOnDisk,
-    paths: &SymbolPaths,
-    addresses: &[u64],
-) -> Result<DwarfAnswer, DwarfError> {
-    if linked::names_other_files(file) {
-        linked::look_up(file, paths, addresses)
+fn look_up_here(files: DwarfFiles<'_>, addresses: &[u64]) -> Result<DwarfAnswer, DwarfError> {
+    if contain(|| linked::names_other_files(files.file))? {
+        linked::look_up(files, addresses)
     } else {
-        whole::look_up(file, addresses)
+        whole::look_up(files.file, addresses)
     }
 }

@@ -11,17 +11,17 @@ use rustc_hash::FxHashMap;
 use sampler_unwind::ImageBytes;
 use typed_arena::Arena;
 
+use super::DwarfFiles;
 use super::linked::{Reader, section};
 use crate::symbols::NameTable;
-use crate::symbols::files::{ElfOnDisk, SymbolPaths};
+use crate::symbols::files::ElfOnDisk;
 
 /// How many `.dwo` files are opened for one module.
 const DWO_MAX: usize = 1 << 14;
 
 /// Finds and loads the files of one module.
 pub(super) struct SplitFiles<'a, 'arena> {
-    file: &'a ElfOnDisk,
-    paths: &'a SymbolPaths,
+    files: DwarfFiles<'a>,
     arena: &'arena Arena<ImageBytes>,
     package: Option<DwarfPackage<Reader<'arena>>>,
     /// Where the unit with each number was found.
@@ -32,17 +32,12 @@ pub(super) struct SplitFiles<'a, 'arena> {
 }
 
 impl<'a, 'arena> SplitFiles<'a, 'arena> {
-    /// For the units of `file`.
-    pub(super) fn new(
-        file: &'a ElfOnDisk,
-        paths: &'a SymbolPaths,
-        arena: &'arena Arena<ImageBytes>,
-    ) -> Self {
+    /// For the units of `files`.
+    pub(super) fn new(files: DwarfFiles<'a>, arena: &'arena Arena<ImageBytes>) -> Self {
         Self {
-            file,
-            paths,
+            files,
             arena,
-            package: package(file, arena),
+            package: files.beside().find_map(|file| package(file, arena)),
             found: FxHashMap::default(),
             opened: 0,
             missing: 0,
@@ -115,14 +110,15 @@ impl<'a, 'arena> SplitFiles<'a, 'arena> {
         let written = written.is_absolute().then_some(written);
         let in_sysroot = written
             .as_deref()
-            .and_then(|written| self.paths.in_sysroot(written));
-        let directory = self.file.path.parent();
-        let beside = [Some(name.as_path()), name.file_name().map(Path::new)];
-        let beside = beside
+            .and_then(|written| self.files.paths.in_sysroot(written));
+        let names = [Some(name.as_path()), name.file_name().map(Path::new)];
+        let names = names
             .into_iter()
             .flatten()
-            .filter(|name| name.is_relative())
-            .filter_map(|name| Some(directory?.join(name)));
+            .filter(|name| name.is_relative());
+        let directories = self.files.beside().filter_map(|file| file.path.parent());
+        let beside =
+            directories.flat_map(|directory| names.clone().map(|name| directory.join(name)));
         in_sysroot
             .into_iter()
             .chain(written)
@@ -139,7 +135,7 @@ impl<'a, 'arena> SplitFiles<'a, 'arena> {
         if self.opened >= DWO_MAX {
             return None;
         }
-        let file = ElfOnDisk::open(path, self.file.found).ok()?;
+        let file = ElfOnDisk::open(path, self.files.file.found).ok()?;
         self.opened += 1;
         let image = file.image()?;
         let mut dwarf = Dwarf::load(|id| {
@@ -154,6 +150,13 @@ impl<'a, 'arena> SplitFiles<'a, 'arena> {
         }
         dwarf.make_dwo(&wanted.parent);
         Some(dwarf)
+    }
+}
+
+impl<'a> DwarfFiles<'a> {
+    /// The files beside which others may lie.
+    fn beside(self) -> impl Iterator<Item = &'a ElfOnDisk> {
+        [Some(self.file), self.main].into_iter().flatten()
     }
 }
 

@@ -1,5 +1,6 @@
 //! DWARF of which a part is in other files.
 
+use proptest::prelude::*;
 use sampler_tests_support::need;
 
 use super::*;
@@ -196,6 +197,9 @@ fn a_package_of_split_dwarf_is_read() {
         .args([&path, Path::new("-o"), &package]));
     fs::remove_file(workshop.path("libinlined.so.dwo")).expect("it is there");
     assert_split(&workshop, &path, outer, NameTable::Dwp);
+    // It has the program's name, also when the rest of the DWARF is in a debug file.
+    workshop.split(&path, &workshop.path(".debug/libinlined.so.debug"));
+    assert_split(&workshop, &path, outer, NameTable::Dwp);
 }
 
 /// The index of a package of one unit with the number `id`: DWARF 5, section 7.3.5.3.
@@ -220,12 +224,8 @@ fn index(id: u64, sections: &[(u32, u32)]) -> Vec<u8> {
     bytes
 }
 
-#[test]
-fn a_package_of_dwarf_5_is_read() {
-    // The package is made here: that of binutils 2.40 ends in a segmentation fault.
-    let workshop = Workshop::new();
-    let path = build_split(&workshop, VERSIONS[1]);
-    let outer = symbol(&path, "outer");
+/// Puts the `.dwo` of DWARF 5 into a package: `dwp` of binutils 2.40 ends in a segmentation fault.
+fn pack(workshop: &Workshop) -> PathBuf {
     let [dwo, package, index_file] =
         ["libinlined.so.dwo", "libinlined.so.dwp", "index"].map(|name| workshop.path(name));
     let (id, sections) = with_elf(&dwo, |elf| {
@@ -251,31 +251,52 @@ fn a_package_of_dwarf_5_is_read() {
         .arg(add)
         .args([&dwo, &package]));
     fs::remove_file(&dwo).expect("it is there");
-    assert_split(&workshop, &path, outer, NameTable::Dwp);
+    package
 }
 
 #[test]
-fn damaged_linked_dwarf_gives_fewer_names_and_never_a_panic() {
-    use proptest::prelude::*;
-
+fn a_package_of_dwarf_5_is_read() {
     let workshop = Workshop::new();
     let path = build_split(&workshop, VERSIONS[1]);
-    let (start, size) = symbol(&path, "outer");
+    pack(&workshop);
+    assert_split(&workshop, &path, symbol(&path, "outer"), NameTable::Dwp);
+}
+
+#[test]
+fn damaged_split_dwarf_gives_fewer_names_and_never_a_panic() {
+    for is_packed in [false, true] {
+        let workshop = Workshop::new();
+        let path = build_split(&workshop, VERSIONS[1]);
+        let other = match is_packed {
+            true => pack(&workshop),
+            false => workshop.path("libinlined.so.dwo"),
+        };
+        damage(&workshop, &path, &other);
+    }
+}
+
+#[test]
+fn damaged_dwz_files_give_fewer_names_and_never_a_panic() {
+    let workshop = Workshop::new();
+    let path = build_dwz(&workshop, VERSIONS[1], &["--dwarf-5"]);
+    damage(&workshop, &path, &workshop.path("common.debug"));
+}
+
+/// Looks names up while DWARF of the program at `path`, and anything of the `other` file that it needs, is damaged.
+fn damage(workshop: &Workshop, path: &Path, other: &Path) {
+    let (start, size) = symbol(path, "outer");
     let addresses: Vec<u64> = (start..start + size)
         .step_by(3)
         .chain([0, u64::MAX])
         .collect();
-    let files = [path.clone(), workshop.path("libinlined.so.dwo")];
-    let whole = files
-        .clone()
-        .map(|file| fs::read(file).expect("it was built"));
-    // Of the program its DWARF, of the other file anything.
-    let info = section_range(&path, b".debug_info");
-    let line = section_range(&path, b".debug_line");
-    let skeleton = prop_oneof![info, line].prop_map(|at| (0, at));
-    let place = prop_oneof![skeleton, (0..whole[1].len()).prop_map(|at| (1, at))];
+    let files = [path, other];
+    let whole = files.map(|file| fs::read(file).expect("it was built"));
+    let info = section_range(path, b".debug_info");
+    let line = section_range(path, b".debug_line");
+    let here = prop_oneof![info, line].prop_map(|at| (0, at));
+    let place = prop_oneof![here, (0..whole[1].len()).prop_map(|at| (1, at))];
     let changes = prop::collection::vec((place, any::<u8>()), 1..12);
-    let file = module(&path);
+    let file = module(path);
     let config = ProptestConfig::with_cases(64);
     proptest!(config, |(changes in changes)| {
         let mut bytes = whole.clone();
