@@ -1,5 +1,6 @@
 //! `sampler record -- CMD`: a command launched and recorded.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -122,17 +123,39 @@ fn programs_linked_in_every_way_are_named_and_whole() {
 }
 
 #[test]
-fn a_stripped_program_is_whole_and_honestly_unknown() {
+fn a_stripped_program_is_whole_and_its_functions_are_called_after_where_they_start() {
     let sampler = sampler!();
     let (report, _) = record(&sampler, "stripped", &["1500"]);
     report.expect_complete();
     report.expect_share("its own code", report.share_of_module("stripped"), 0.95);
-    let unknown = report.cpu_share(|stack| {
-        stack
-            .leaf()
-            .is_some_and(|frame| frame.function.starts_with("[unknown in stripped+0x"))
-    });
-    report.expect_share("named by module and offset", unknown, 0.95);
+    let leaves: BTreeSet<&str> = report
+        .stacks
+        .iter()
+        .filter_map(|stack| Some(stack.leaf()?.function.as_str()))
+        .filter(|function| function.starts_with("stripped!fn_"))
+        .collect();
+    // One name for all addresses of each of the three functions that use the time.
+    let shares: Vec<f64> = leaves
+        .iter()
+        .map(|function| report.share_of(function))
+        .filter(|share| *share > 0.05)
+        .collect();
+    assert_eq!(shares.len(), 3, "{leaves:?}");
+    report.expect_share("named by their starts", shares.iter().sum(), 0.95);
+    assert!(
+        report
+            .notes
+            .iter()
+            .any(|note| note.starts_with("stripped: no symbols (")),
+        "{:?}",
+        report.notes
+    );
+    for format in ["table", "tree", "folded", "flamegraph"] {
+        let done = sampler.run(&["report", "-f", format]);
+        done.expect_code(0);
+        let text = done.text();
+        assert!(leaves.iter().any(|name| text.contains(name)), "{text}");
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub enum FrameKind {
 /// One frame by name. An inlined function is a frame of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ResolvedFrame {
-    /// The demangled function name, or `[unknown in libx.so+0x1a2b]`.
+    /// The demangled function name, `libx.so!fn_1a2b0` or `[unknown in libx.so+0x1a2b]`.
     pub function: String,
     /// The file name of the module, without its directory.
     pub module: Option<String>,

@@ -13,7 +13,7 @@ use crate::profile::{
     ResolvedProfile, ResolvedThread, StackId, StackTable, StackWeights, ThreadId, ThreadInfo,
     ThreadStack, WeightedStack,
 };
-use crate::symbols::Symbolize;
+use crate::symbols::{NameTable, Symbolize};
 
 /// Names all frames of `profile`.
 ///
@@ -212,7 +212,10 @@ impl Names {
                     let frames = symbols
                         .iter()
                         .map(|symbol| named_frame(info, symbol.clone(), by));
-                    self.set(*index, frames, None);
+                    let is_made_up = symbols
+                        .iter()
+                        .any(|symbol| symbol.source.table == NameTable::Fde);
+                    self.set(*index, frames, is_made_up.then_some(module));
                 }
                 None => {
                     let frame = unknown_frame(Some(info), address_of(key(index)));
@@ -349,10 +352,11 @@ fn expansions<'a>(
 mod tests {
     use super::*;
     use crate::profile::{Birth, ModuleId, ModuleInfo};
-    use crate::symbols::Symbol;
+    use crate::symbols::{NameFile, NameSource, Symbol};
     use sampler_unwind::FrameOrigin;
 
-    /// Knows `inner`, inlined into `outer`, at 0x10 to 0x1f of every module but `libstripped.so`.
+    /// Knows `inner`, inlined into `outer`, at 0x10 to 0x1f of every module but `libstripped.so`, of which it knows where
+    /// the function at 0x30 to 0x3f starts.
     #[derive(Default)]
     struct Fake {
         asked: Vec<(String, Vec<u64>)>,
@@ -366,12 +370,21 @@ mod tests {
                 file: Some("a.c".to_owned()),
                 line: Some(7),
                 inlined,
+                source: NameSource {
+                    table: NameTable::Symtab,
+                    file: NameFile::Module,
+                },
             };
             addresses
                 .iter()
                 .map(|address| {
                     if (0x10..0x20).contains(address) && !module.path.contains("stripped") {
                         vec![symbol("inner", true), symbol("outer", false)]
+                    } else if (0x30..0x40).contains(address) {
+                        let mut symbol = symbol("libstripped.so!fn_30", false);
+                        symbol.source.table = NameTable::Fde;
+                        (symbol.file, symbol.line) = (None, None);
+                        vec![symbol]
                     } else {
                         Vec::new()
                     }
@@ -589,6 +602,20 @@ mod tests {
                 "app: no symbol at 2 of 3 addresses (5.0 % of samples)",
             ]
         );
+    }
+
+    #[test]
+    fn a_name_made_from_an_address_is_one_frame_and_no_symbol() {
+        let (resolved, _) = resolve_stacks(&[(
+            &[code(1, 0x31, true), code(1, 0x38, false)],
+            End::Complete,
+            1,
+        )]);
+        let name = "libstripped.so!fn_30";
+        assert_eq!(names(&resolved, 0), [name, name]);
+        assert_eq!(resolved.frames.len(), 1);
+        let note = "libstripped.so: no symbols (100.0 % of samples)";
+        assert_eq!(resolved.notes.last().map(String::as_str), Some(note));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Every number in the file is hostile input: nothing here panics on one or allocates by one.
 
 use object::elf::{
-    FileHeader64, NT_GNU_BUILD_ID, SHF_COMPRESSED, SHT_DYNSYM, SHT_NOBITS, SHT_SYMTAB, SectionType,
+    FileHeader64, Machine, NT_GNU_BUILD_ID, SHF_COMPRESSED, SHT_DYNSYM, SHT_NOBITS, SHT_SYMTAB,
+    SectionType,
 };
 use object::read::elf::{
     CompressionHeader, FileHeader, NoteIterator, ProgramHeader, SectionHeader, SectionTable,
@@ -18,7 +19,7 @@ pub(super) type Header = FileHeader64<Endianness>;
 const INFLATED_PER_BYTE_MAX: u64 = 1100;
 
 /// An ELF file of 64 bits, its headers parsed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Elf<'data> {
     pub(super) data: &'data [u8],
     pub(super) endian: Endianness,
@@ -54,6 +55,11 @@ impl<'data> Elf<'data> {
             sections,
             header,
         })
+    }
+
+    /// What processor the code is for.
+    pub(super) fn machine(&self) -> Machine {
+        self.header.e_machine(self.endian)
     }
 
     /// The GNU build ID, from a note section or, where there are none, from a note segment.

@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use sampler_platforms::MappedFile;
-use sampler_unwind::{BuildId, ElfError};
+use sampler_unwind::{BuildId, ElfError, ElfImage, ImageBytes};
 
+use super::NameFile;
 use super::elf::{DebugLink, Elf};
 use crate::profile::ModuleInfo;
 
@@ -29,7 +31,10 @@ pub struct SymbolPaths {
 #[derive(Debug)]
 pub(super) struct ElfOnDisk {
     pub(super) path: PathBuf,
-    bytes: MappedFile,
+    /// How it was found.
+    pub(super) found: NameFile,
+    bytes: ImageBytes,
+    image: OnceLock<Option<ElfImage>>,
 }
 
 /// What was found for a module.
@@ -45,7 +50,7 @@ pub(super) struct ModuleFiles {
 
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
-enum FileError {
+pub(super) enum FileError {
     #[error("not a regular file")]
     NotAFile,
     #[error("{0}")]
@@ -55,15 +60,23 @@ enum FileError {
 }
 
 impl ElfOnDisk {
-    fn open(path: &Path) -> Result<Self, FileError> {
+    /// Opens the file at `path`, which was found as `found` says.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is no ELF file.
+    pub(super) fn open(path: &Path, found: NameFile) -> Result<Self, FileError> {
         // Asked first: to open a pipe, which a recording may name, waits for its other end.
         if !fs::metadata(path)?.is_file() {
             return Err(FileError::NotAFile);
         }
         let bytes = MappedFile::map(&File::open(path)?)?;
         Elf::parse(bytes.as_ref())?;
-        let path = path.to_owned();
-        Ok(Self { path, bytes })
+        Ok(Self {
+            path: path.to_owned(),
+            found,
+            bytes: ImageBytes::new(Arc::new(bytes)),
+            image: OnceLock::new(),
+        })
     }
 
     /// The parsed headers.
@@ -71,10 +84,25 @@ impl ElfOnDisk {
     /// # Errors
     /// Never for a file that stays as it was when it was opened.
     pub(super) fn elf(&self) -> Result<Elf<'_>, ElfError> {
-        Elf::parse(self.bytes.as_ref())
+        Elf::parse(&self.bytes)
     }
 
-    fn build_id(&self) -> Option<BuildId> {
+    /// The file as unwinding knows it.
+    pub(super) fn image(&self) -> Option<&ElfImage> {
+        self.image
+            .get_or_init(|| ElfImage::parse(self.bytes.clone()).ok())
+            .as_ref()
+    }
+
+    /// Its path with `suffix` appended.
+    pub(super) fn path_with(&self, suffix: &str) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(suffix);
+        PathBuf::from(path)
+    }
+
+    /// Its GNU build ID.
+    pub(super) fn build_id(&self) -> Option<BuildId> {
         self.elf().ok()?.build_id()
     }
 }
@@ -112,7 +140,7 @@ impl SymbolPaths {
 
     fn find_main(&self, module: &ModuleInfo, refused: &mut Vec<String>) -> Option<ElfOnDisk> {
         let recorded = Path::new(&module.path);
-        let in_sysroot = self.sysroot.as_ref().map(|root| below(root, recorded));
+        let in_sysroot = self.in_sysroot(recorded);
         // With a sysroot the file of this machine is only an answer if it is proven to be the same.
         let here = (in_sysroot.is_none() || module.build_id.is_some()).then(|| recorded.to_owned());
         [in_sysroot, here]
@@ -129,7 +157,9 @@ impl SymbolPaths {
     ) -> Option<ElfOnDisk> {
         let by_build_id = build_id.into_iter().flat_map(|id| self.by_build_id(id));
         for path in by_build_id {
-            if let Some(file) = open_debug(&path, build_id, None, &mut files.refused) {
+            if let Some(file) =
+                open_debug(&path, NameFile::BuildId, build_id, None, &mut files.refused)
+            {
                 return Some(file);
             }
         }
@@ -147,10 +177,19 @@ impl SymbolPaths {
         self.by_name(path, recorded, &name)
             .iter()
             .filter(|candidate| Some(candidate.as_path()) != main.map(|main| main.path.as_path()))
-            .find_map(|candidate| open_debug(candidate, build_id, link, &mut files.refused))
+            .find_map(|candidate| {
+                let found = NameFile::DebugLink;
+                open_debug(candidate, found, build_id, link, &mut files.refused)
+            })
     }
 
-    fn by_build_id(&self, build_id: &BuildId) -> Vec<PathBuf> {
+    /// Where `path` is in the sysroot, if there is one.
+    pub(super) fn in_sysroot(&self, path: &Path) -> Option<PathBuf> {
+        Some(below(self.sysroot.as_ref()?, path))
+    }
+
+    /// Where a debug file may be that has the `build_id`.
+    pub(super) fn by_build_id(&self, build_id: &BuildId) -> Vec<PathBuf> {
         let hex = build_id.to_string();
         let Some((first, rest)) = hex.split_at_checked(2).filter(|(_, rest)| !rest.is_empty())
         else {
@@ -195,7 +234,7 @@ impl SymbolPaths {
 /// Opens the file that a module was mapped from, if it still is that file.
 fn open_main(path: &Path, module: &ModuleInfo, refused: &mut Vec<String>) -> Option<ElfOnDisk> {
     let name = module_name(module);
-    let file = match ElfOnDisk::open(path) {
+    let file = match ElfOnDisk::open(path, NameFile::Module) {
         Ok(file) => file,
         Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
@@ -237,11 +276,12 @@ fn open_main(path: &Path, module: &ModuleInfo, refused: &mut Vec<String>) -> Opt
 /// in the link. Equal build IDs need no checksum, and reading gigabytes for one is left out.
 fn open_debug(
     path: &Path,
+    found: NameFile,
     build_id: Option<&BuildId>,
     link: Option<DebugLink<'_>>,
     refused: &mut Vec<String>,
 ) -> Option<ElfOnDisk> {
-    let file = match ElfOnDisk::open(path) {
+    let file = match ElfOnDisk::open(path, found) {
         Ok(file) => file,
         Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
@@ -252,7 +292,7 @@ fn open_debug(
     let reason = match (file.build_id(), build_id, link) {
         (Some(found), Some(wanted), _) if found == *wanted => return Some(file),
         (Some(found), Some(wanted), _) => format!("build ID is {found}, recorded {wanted}"),
-        (_, _, Some(link)) => match crc32fast::hash(file.bytes.as_ref()) {
+        (_, _, Some(link)) => match crc32fast::hash(&file.bytes) {
             crc if crc == link.crc => return Some(file),
             crc => format!("checksum is {crc:08x}, the link says {:08x}", link.crc),
         },

@@ -1,13 +1,17 @@
 //! Names from files: the implementation of [`Symbolize`] behind `sampler report`.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::dwarf::{self, DwarfFunctions, SourceLine};
+use sampler_unwind::{ElfImage, ImageBytes};
+
+use super::dwarf::{self, DwarfFiles};
 use super::elf::Elf;
 use super::files::{ElfOnDisk, ModuleFiles, SymbolPaths, module_name};
+use super::functions::{CodeFunctions, symbols_at};
 use super::mini_debug_info::mini_debug_info;
-use super::symbol_table::{FunctionSymbols, Named};
-use super::{Symbol, Symbolize, demangle};
+use super::stand_ins::StandIns;
+use super::symbol_table::FunctionSymbols;
+use super::{NameFile, NameSource, NameTable, Symbol, Symbolize, go};
 use crate::profile::ModuleInfo;
 
 /// Names addresses by the files that a recording names, where they are still what ran.
@@ -17,7 +21,6 @@ use crate::profile::ModuleInfo;
 #[derive(Debug, Default)]
 pub struct FileSymbolizer {
     paths: SymbolPaths,
-    debug_dirs: Vec<PathBuf>,
     /// Functions that were inlined are left out.
     without_inlined: bool,
     notes: Vec<String>,
@@ -27,7 +30,6 @@ impl FileSymbolizer {
     /// Looks for files where `paths` says.
     pub fn new(paths: SymbolPaths) -> Self {
         Self {
-            debug_dirs: paths.debug_dirs(),
             paths,
             without_inlined: false,
             notes: Vec::new(),
@@ -84,34 +86,82 @@ impl FileSymbolizer {
         image: &[u8],
         addresses: &[u64],
     ) -> Vec<Vec<Symbol>> {
+        let elf = match Elf::parse(image) {
+            Ok(elf) => elf,
+            Err(error) => {
+                self.note(module, &error);
+                return Vec::new();
+            }
+        };
+        let file = NameFile::Recording;
+        let bytes = ImageBytes::new(Arc::new(image.to_vec()));
+        let unwinding = ElfImage::parse_memory(bytes).ok();
+        let stand_ins = unwinding
+            .as_ref()
+            .map(|image| StandIns::new(module_name(module), file, image, elf));
         let mut tables = FunctionSymbols::default();
-        match Elf::parse(image) {
-            Ok(elf) => self.add_tables(module, &[&elf], None, &mut tables),
-            Err(error) => self.note(module, &error),
-        }
-        join(&tables.names_at(addresses), &[])
+        self.add_tables(module, &[(elf, file)], None, &mut tables);
+        join(addresses, &mut tables, &[], stand_ins.as_ref())
     }
 
     /// Names the `addresses`, in ascending order, by the files of `module`.
     fn name_by_files(&mut self, module: &ModuleInfo, addresses: &[u64]) -> Vec<Vec<Symbol>> {
         let mut files = self.paths.find(module);
         files.refused.drain(..).for_each(|note| self.add_note(note));
-        let functions = self.ask_dwarf(module, &files, addresses);
-        let elfs: Vec<Elf<'_>> = [&files.main, &files.debug]
+        let functions = self.ask_for_lines(module, &files, addresses);
+        let mut elfs: Vec<(Elf<'_>, NameFile)> = [&files.main, &files.debug]
             .into_iter()
             .flatten()
-            .filter_map(|file| file.elf().ok())
+            .filter_map(|file| Some((file.elf().ok()?, file.found)))
             .collect();
         // What the recording kept of a file that was not at its path, behind the file itself if it was found elsewhere.
         let kept = module
             .image
             .as_deref()
             .and_then(|image| Elf::parse(image).ok());
-        let elfs: Vec<&Elf<'_>> = elfs.iter().chain(&kept).collect();
+        elfs.extend(kept.map(|elf| (elf, NameFile::Recording)));
         let unpacked = self.unpack_mini_debug_info(module, &elfs);
+        let mini = unpacked.as_ref().map(|(bytes, file)| (&bytes[..], *file));
         let mut tables = FunctionSymbols::default();
-        self.add_tables(module, &elfs, unpacked.as_deref(), &mut tables);
-        join(&tables.names_at(addresses), &functions)
+        self.add_tables(module, &elfs, mini, &mut tables);
+        let stand_ins = files.main.as_ref().and_then(|main| {
+            let (image, elf) = (main.image()?, main.elf().ok()?);
+            Some(StandIns::new(module_name(module), main.found, image, elf))
+        });
+        join(addresses, &mut tables, &functions, stand_ins.as_ref())
+    }
+
+    /// Asks Go's own table and DWARF, which know lines and what was inlined; one answer for each of `addresses`.
+    fn ask_for_lines(
+        &mut self,
+        module: &ModuleInfo,
+        files: &ModuleFiles,
+        addresses: &[u64],
+    ) -> Vec<Option<CodeFunctions>> {
+        let go = files
+            .main
+            .as_ref()
+            .and_then(|main| go::look_up(main.image()?, main.found, addresses));
+        let Some(go) = go else {
+            return self.ask_dwarf(module, files, addresses);
+        };
+        let by_go = |index: &usize| go.functions.get(*index).is_some_and(Option::is_some);
+        let (rest, rest_addresses): (Vec<usize>, Vec<u64>) = addresses
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !(go.is_complete && by_go(index)))
+            .map(|(index, address)| (index, *address))
+            .unzip();
+        let mut functions = go.functions;
+        let by_dwarf = self.ask_dwarf(module, files, &rest_addresses);
+        for (index, found) in rest.into_iter().zip(by_dwarf) {
+            if let (Some(place), Some(found)) = (functions.get_mut(index), found)
+                && (place.is_none() || found.name.is_some())
+            {
+                *place = Some(found);
+            }
+        }
+        functions
     }
 
     /// Adds the first `.symtab` among `elfs` that holds functions, else the one in `mini_debug_info`, and every
@@ -119,26 +169,30 @@ impl FileSymbolizer {
     fn add_tables<'data>(
         &mut self,
         module: &ModuleInfo,
-        elfs: &[&Elf<'data>],
-        mini_debug_info: Option<&'data [u8]>,
+        elfs: &[(Elf<'data>, NameFile)],
+        mini_debug_info: Option<(&'data [u8], NameFile)>,
         tables: &mut FunctionSymbols<'data>,
     ) {
-        let mini = mini_debug_info.and_then(|bytes| match Elf::parse(bytes) {
-            Ok(elf) => Some(elf),
+        let mini = mini_debug_info.and_then(|(bytes, file)| match Elf::parse(bytes) {
+            Ok(elf) => Some((elf, file, NameTable::MiniDebugInfo)),
             Err(error) => {
                 self.note(module, &error);
                 None
             }
         });
-        for elf in elfs.iter().copied().chain(&mini) {
-            match tables.add_symbol_table(elf) {
+        let whole = elfs
+            .iter()
+            .map(|(elf, file)| (elf, *file, NameTable::Symtab));
+        let mini = mini.iter().map(|(elf, file, table)| (elf, *file, *table));
+        for (elf, file, table) in whole.chain(mini) {
+            match tables.add_symbol_table(elf, NameSource { table, file }) {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => self.note(module, &error),
             }
         }
-        for elf in elfs {
-            if let Err(error) = tables.add_dynamic_symbols(elf) {
+        for (elf, file) in elfs {
+            if let Err(error) = tables.add_dynamic_symbols(elf, *file) {
                 self.note(module, &error);
             }
         }
@@ -148,16 +202,17 @@ impl FileSymbolizer {
     fn unpack_mini_debug_info(
         &mut self,
         module: &ModuleInfo,
-        elfs: &[&Elf<'_>],
-    ) -> Option<Vec<u8>> {
+        elfs: &[(Elf<'_>, NameFile)],
+    ) -> Option<(Vec<u8>, NameFile)> {
         let has_symbols =
-            |elf: &&&Elf<'_>| elf.symbol_table().is_ok_and(|symbols| !symbols.is_empty());
-        if elfs.iter().any(|elf| has_symbols(&elf)) {
+            |elf: &Elf<'_>| elf.symbol_table().is_ok_and(|symbols| !symbols.is_empty());
+        if elfs.iter().any(|(elf, _)| has_symbols(elf)) {
             return None;
         }
-        match elfs.iter().find_map(|elf| mini_debug_info(elf))? {
-            Ok(unpacked) => Some(unpacked),
-            Err(error) => {
+        let packed = |(elf, file): &(Elf<'_>, _)| Some((mini_debug_info(elf)?, *file));
+        match elfs.iter().find_map(packed)? {
+            (Ok(unpacked), file) => Some((unpacked, file)),
+            (Err(error), _) => {
                 self.note(module, &format!(".gnu_debugdata: {error}"));
                 None
             }
@@ -170,7 +225,10 @@ impl FileSymbolizer {
         module: &ModuleInfo,
         files: &ModuleFiles,
         addresses: &[u64],
-    ) -> Vec<DwarfFunctions> {
+    ) -> Vec<Option<CodeFunctions>> {
+        if addresses.is_empty() {
+            return Vec::new();
+        }
         let file = [&files.debug, &files.main]
             .into_iter()
             .flatten()
@@ -178,8 +236,16 @@ impl FileSymbolizer {
         let Some(file) = file.filter(|file| self.is_plausible(module, file)) else {
             return Vec::new();
         };
-        match dwarf::look_up(&file.path, &self.debug_dirs, addresses) {
+        let dwarf_files = DwarfFiles {
+            file,
+            main: files.main.as_ref(),
+            paths: &self.paths,
+        };
+        match dwarf::look_up(dwarf_files, addresses) {
             Ok(answer) => {
+                for note in &answer.notes {
+                    self.note(module, note);
+                }
                 if answer.damaged > 0 {
                     self.note(
                         module,
@@ -226,45 +292,25 @@ impl FileSymbolizer {
     }
 }
 
-/// Lays what the symbol tables say over what DWARF says, address by address.
-fn join(named: &[Option<Named<'_>>], functions: &[DwarfFunctions]) -> Vec<Vec<Symbol>> {
-    named
+/// Brings together what the symbol tables and other sources say about each of `addresses`.
+fn join(
+    addresses: &[u64],
+    tables: &mut FunctionSymbols<'_>,
+    functions: &[Option<CodeFunctions>],
+    stand_ins: Option<&StandIns<'_>>,
+) -> Vec<Vec<Symbol>> {
+    addresses
         .iter()
+        .zip(tables.names_at(addresses))
         .enumerate()
-        .map(|(index, named)| symbols_at(*named, functions.get(index)))
+        .map(|(index, (address, named))| {
+            let code = functions.get(index).and_then(Option::as_ref);
+            let is_named = named.is_some() || code.is_some_and(|code| code.name.is_some());
+            let named = named.or_else(|| match is_named {
+                true => None,
+                false => stand_ins?.name_at(*address),
+            });
+            symbols_at(named.as_ref(), code)
+        })
         .collect()
-}
-
-/// The functions at one address, innermost first.
-///
-/// For the function whose code it is a symbol is preferred to DWARF, which does not tell a cold part or a copy from
-/// its original and often leaves out the linkage name; but not a symbol that only reaches to the next one.
-fn symbols_at(named: Option<Named<'_>>, dwarf: Option<&DwarfFunctions>) -> Vec<Symbol> {
-    let from_dwarf = dwarf.and_then(|dwarf| dwarf.name.as_deref());
-    let name = match named {
-        Some(named) if named.is_sized => Some(named.name),
-        Some(named) => from_dwarf.or(Some(named.name)),
-        None => from_dwarf,
-    };
-    let Some(name) = name else {
-        return Vec::new();
-    };
-    let inlined = dwarf.map_or(&[][..], |dwarf| &dwarf.inlined);
-    let mut symbols: Vec<Symbol> = inlined
-        .iter()
-        .rev()
-        .map(|(name, line)| symbol(name, line.as_ref(), true))
-        .collect();
-    let line = dwarf.and_then(|dwarf| dwarf.line.as_ref());
-    symbols.push(symbol(name, line, false));
-    symbols
-}
-
-fn symbol(name: &str, line: Option<&SourceLine>, inlined: bool) -> Symbol {
-    Symbol {
-        function: demangle(name),
-        file: line.map(|line| line.file.clone()),
-        line: line.and_then(|line| line.line),
-        inlined,
-    }
 }

@@ -15,6 +15,8 @@ const POINTER_BYTES: usize = 8;
 const STRING_BYTES_MAX: usize = 1 << 14;
 /// Steps of one PC-value table. Generated functions of 100,000 lines have about as many.
 const VALUE_STEPS_MAX: usize = 1 << 20;
+/// Where the header of Go 1.18 and later holds the start of the text, in bytes from the table's first.
+pub(super) const TEXT_START_POSITION: u64 = 24;
 /// How deep functions inlined into each other are followed.
 const INLINED_MAX: usize = 256;
 /// `PCDATA_InlTreeIndex` and `FUNCDATA_InlTree` (`runtime/symtab.go`, Go 1.16 and later).
@@ -189,6 +191,25 @@ impl<B: Deref<Target = [u8]>> GoFunctions<B> {
             inline_trees: Some(trees),
             ..self
         }
+    }
+
+    /// Which word of `moduledata` (`runtime/symtab.go`) holds where function data lies.
+    pub(super) fn inline_trees_word(&self) -> Option<u64> {
+        match self.layout.version {
+            Version::Go1_2 | Version::Go1_16 => None,
+            Version::Go1_18 => Some(38),
+            Version::Go1_20 => Some(40),
+        }
+    }
+
+    /// Where the code of Go functions begins, as far as this table needs it.
+    pub(super) fn text_start(&self) -> Svma {
+        Svma(self.layout.text_start)
+    }
+
+    /// Whether it tells what was inlined.
+    pub fn has_inline_trees(&self) -> bool {
+        self.inline_trees.is_some()
     }
 
     /// Whether `bytes` may begin a table: to look for one where section headers are gone.

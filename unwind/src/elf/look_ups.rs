@@ -5,8 +5,9 @@ use std::ops::Range;
 use gimli::{CfaRule, EhFrame, UnwindContext};
 use object::Endianness;
 use object::elf::{FileHeader64, SHT_DYNSYM, SHT_SYMTAB, SectionType};
-use object::read::elf::{FileHeader, SectionHeader, Sym, SymbolTable};
+use object::read::elf::{FileHeader, Sym, SymbolTable};
 
+use super::unwind_sections::Sections;
 use super::{ElfImage, FdeIndex};
 use crate::address::Svma;
 use crate::native;
@@ -72,21 +73,9 @@ impl ElfImage {
         sections.symbols(Endianness::Little, bytes, kind).ok()
     }
 
-    /// Where the section of this name lies, and its bytes: none of one that holds zeros alone. Without section headers
-    /// there are none.
-    pub fn section(&self, name: &str) -> Option<(Range<Svma>, &[u8])> {
-        if !self.is_file_layout() {
-            return None;
-        }
-        let endian = Endianness::Little;
-        let bytes: &[u8] = &self.bytes;
-        let header = FileHeader64::<Endianness>::parse(bytes).ok()?;
-        let sections = header.sections(endian, bytes).ok()?;
-        let (_, section) = sections.section_by_name(endian, name.as_bytes())?;
-        let start = section.sh_addr(endian);
-        let end = start.checked_add(section.sh_size(endian))?;
-        let contents = section.data(endian, bytes).ok()?;
-        Some((Svma(start)..Svma(end), contents))
+    /// Where the section of this name lies. Without section headers there are none.
+    pub fn section_range(&self, name: &str) -> Option<Range<Svma>> {
+        Sections::of(self).svma_range(name)
     }
 
     /// The bytes of all segments without code: where constants and strings are.

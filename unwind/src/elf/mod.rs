@@ -1,11 +1,13 @@
 //! An ELF image: where its code lies, its build ID, and its unwind sections.
 
 mod fde_index;
+mod go_image;
 mod go_pclntab;
 #[cfg(test)]
 mod go_pclntab_tests;
 mod image_bytes;
 mod look_ups;
+mod relocations;
 mod unwind_sections;
 
 use std::fmt;
@@ -24,6 +26,7 @@ pub(crate) use fde_index::{FdeIndex, bounded_cie};
 pub use go_pclntab::{GoCall, GoFunction, GoFunctions, GoLine};
 pub use image_bytes::ImageBytes;
 pub use look_ups::ImageSymbol;
+use unwind_sections::Sections;
 pub(crate) use unwind_sections::{UnwindSection, UnwindSections};
 
 /// Identifies an [`ElfImage`] among all that this process has parsed; never reused.
@@ -92,6 +95,7 @@ pub struct ElfImage {
     separate_debug_frame: Option<ImageBytes>,
     unwind_sections: OnceLock<UnwindSections>,
     runtimes: OnceLock<Runtimes>,
+    go_functions: OnceLock<Option<GoFunctions<ImageBytes>>>,
 }
 
 /// The interpreters that an image holds.
@@ -153,6 +157,7 @@ impl ElfImage {
             separate_debug_frame: None,
             unwind_sections: OnceLock::new(),
             runtimes: OnceLock::new(),
+            go_functions: OnceLock::new(),
             layout,
             bytes: bytes.clone(),
         };
@@ -261,6 +266,19 @@ impl ElfImage {
     /// The interpreters it holds, found on the first call.
     pub(crate) fn runtimes(&self) -> &Runtimes {
         self.runtimes.get_or_init(|| interpreter::detect(self))
+    }
+
+    /// The contents of the section `name`, decompressed if need be; `None` where there is no such section, or no bytes
+    /// of it are in this file.
+    pub fn section(&self, name: &str) -> Option<ImageBytes> {
+        Sections::of(self).contents(name)
+    }
+
+    /// Go's table of functions, if this is a Go program; found on the first call.
+    pub fn go_functions(&self) -> Option<&GoFunctions<ImageBytes>> {
+        self.go_functions
+            .get_or_init(|| go_image::find(self))
+            .as_ref()
     }
 
     fn segment_of(&self, svma: Svma, executable: bool) -> Option<&Segment> {

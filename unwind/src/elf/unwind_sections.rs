@@ -133,20 +133,20 @@ pub(super) fn debug_frame_of(image: &ElfImage) -> Option<ImageBytes> {
 }
 
 /// The bytes of `range`, or as much of it as its segment has.
-fn bounded_bytes(image: &ElfImage, range: Range<Svma>) -> Option<ImageBytes> {
+pub(super) fn bounded_bytes(image: &ElfImage, range: Range<Svma>) -> Option<ImageBytes> {
     let bytes = image.shared_bytes_at(range.start)?;
     let wanted = usize::try_from(range.end.0.checked_sub(range.start.0)?).unwrap_or(usize::MAX);
     bytes.part(0..bytes.len().min(wanted))
 }
 
 /// The section headers of an image, if it has any.
-struct Sections<'a> {
+pub(super) struct Sections<'a> {
     image: &'a ElfImage,
     table: SectionTable<'a, FileHeader64<Endianness>>,
 }
 
 impl<'a> Sections<'a> {
-    fn of(image: &'a ElfImage) -> Self {
+    pub(super) fn of(image: &'a ElfImage) -> Self {
         let bytes: &[u8] = image.bytes();
         let table = image
             .is_file_layout()
@@ -157,13 +157,19 @@ impl<'a> Sections<'a> {
         Self { image, table }
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
     fn find(&self, name: &str) -> Option<&'a SectionHeader64<Endianness>> {
         self.table
             .section_by_name(Endianness::Little, name.as_bytes())
             .map(|(_, section)| section)
     }
 
-    fn svma_range(&self, name: &str) -> Option<Range<Svma>> {
+    /// The addresses of the section `name`, if it has any.
+    pub(super) fn svma_range(&self, name: &str) -> Option<Range<Svma>> {
         let section = self.find(name)?;
         let start = section.sh_addr(Endianness::Little);
         let end = start.checked_add(section.sh_size(Endianness::Little))?;
@@ -171,7 +177,7 @@ impl<'a> Sections<'a> {
     }
 
     /// The contents of a debug section, decompressed if need be, also under its old name (`.zdebug_frame`).
-    fn contents(&self, name: &str) -> Option<ImageBytes> {
+    pub(super) fn contents(&self, name: &str) -> Option<ImageBytes> {
         let endian = Endianness::Little;
         let bytes: &[u8] = self.image.bytes();
         let Some(section) = self.find(name) else {

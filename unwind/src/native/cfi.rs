@@ -96,6 +96,14 @@ pub(crate) fn look_up<T>(
     if bad { CfiLookup::Bad } else { CfiLookup::None }
 }
 
+impl ElfImage {
+    /// The addresses of the function that `svma` lies in, as the unwind tables have it: of its FDE in `.eh_frame`, else
+    /// in `.debug_frame`. A function that was split, into a hot and a cold part, has several.
+    pub fn function_range(&self, svma: Svma) -> Option<Range<Svma>> {
+        function(self, svma)
+    }
+}
+
 /// The addresses of the function that `svma` belongs to, as far as call frame information knows.
 pub(crate) fn function(image: &ElfImage, svma: Svma) -> Option<Range<Svma>> {
     let sections = image.unwind_sections();

@@ -33,7 +33,7 @@ pub(super) fn detect(image: &ElfImage) -> Option<Found> {
         "_PyEval_EvalFrameDefault",
         "PyCode_Type",
     ]);
-    let section = || image.section(".PyRuntime").map(|(range, _)| range.start);
+    let section = || image.section_range(".PyRuntime").map(|range| range.start);
     // 2.7 and 3.6 have no such thing, and their state is spread over symbols.
     let runtime = runtime.map(|symbol| symbol.svma).or_else(section)?;
     let eval = eval.map(|symbol| symbol.svma..Svma(symbol.svma.0.saturating_add(symbol.bytes)));

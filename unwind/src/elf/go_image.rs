@@ -1,0 +1,128 @@
+//! Finds Go's table of functions, and what belongs to it, in an image.
+
+use std::ops::Range;
+
+use super::go_pclntab::{GoFunctions, TEXT_START_POSITION};
+use super::unwind_sections::{Sections, bounded_bytes};
+use super::{ElfImage, ImageBytes};
+use crate::address::Svma;
+
+/// Pointers lie at multiples of this, and tables do too.
+const ALIGN: u64 = 8;
+/// How many places are looked at that may be `moduledata`, or may begin a table.
+const CANDIDATES_MAX: usize = 64;
+/// Which word of `moduledata` holds the start of the text (`runtime/symtab.go`, Go 1.18 and later).
+const TEXT_WORD: u64 = 22;
+
+/// Go's table of functions in `image`: by the name of its section, or without section headers by its first bytes.
+pub(super) fn find(image: &ElfImage) -> Option<GoFunctions<ImageBytes>> {
+    let sections = Sections::of(image);
+    let named = [".gopclntab", ".data.rel.ro.gopclntab"]
+        .into_iter()
+        .find_map(|name| sections.svma_range(name));
+    match named {
+        Some(range) => table_at(image, &sections, range),
+        // To read a whole file for it is only right where nothing says what is in the file.
+        None if sections.is_empty() => {
+            search(image).find_map(|start| table_at(image, &sections, start..Svma(u64::MAX)))
+        }
+        None => None,
+    }
+}
+
+fn table_at(
+    image: &ElfImage,
+    sections: &Sections<'_>,
+    range: Range<Svma>,
+) -> Option<GoFunctions<ImageBytes>> {
+    let relocated = Relocated { image };
+    // Before position independent code is loaded its relocations have what will be in the header.
+    let text_start = range
+        .start
+        .0
+        .checked_add(TEXT_START_POSITION)
+        .and_then(|position| relocated.pointer_at(Svma(position)))
+        .or_else(|| Some(sections.svma_range(".text")?.start));
+    let functions = GoFunctions::parse(bounded_bytes(image, range.clone())?, text_start)?;
+    let Some(position) = functions.inline_trees_word() else {
+        return Some(functions);
+    };
+    let trees = relocated.places_of(range.start).find_map(|moduledata| {
+        let word = |index: u64| {
+            let svma = moduledata.0.checked_add(index.checked_mul(8)?)?;
+            relocated.pointer_at(Svma(svma))
+        };
+        (word(TEXT_WORD)? == functions.text_start()).then(|| word(position))?
+    });
+    let trees = trees.and_then(|trees| image.shared_bytes_at(trees));
+    Some(match trees {
+        Some(trees) => functions.with_inline_trees(trees),
+        None => functions,
+    })
+}
+
+/// Where in `image` a table may begin.
+fn search(image: &ElfImage) -> impl Iterator<Item = Svma> {
+    image
+        .segments
+        .iter()
+        .filter_map(|segment| Some((segment.svma.start, image.bytes_at(segment.svma.start)?)))
+        .flat_map(|(start, bytes)| aligned(start, bytes))
+        .filter(|(_, bytes)| GoFunctions::<ImageBytes>::is_start(bytes))
+        .map(|(svma, _)| svma)
+        .take(CANDIDATES_MAX)
+}
+
+/// The addresses in `bytes`, which lie at `start`, at which a pointer or a table may lie, each with the bytes from there.
+fn aligned(start: Svma, bytes: &[u8]) -> impl Iterator<Item = (Svma, &[u8])> {
+    let first = start.0.wrapping_neg() % ALIGN;
+    (first..bytes.len() as u64)
+        .step_by(8)
+        .filter_map(move |offset| {
+            let rest = bytes.get(usize::try_from(offset).ok()?..)?;
+            Some((Svma(start.0.checked_add(offset)?), rest))
+        })
+}
+
+/// The pointers of an image as they will be: from the relocations where there is one, else from the bytes.
+struct Relocated<'a> {
+    image: &'a ElfImage,
+}
+
+impl Relocated<'_> {
+    fn pointer_at(&self, svma: Svma) -> Option<Svma> {
+        let relocated = self.image.relative_relocations();
+        let addend = relocated
+            .filter(|(place, _)| *place == svma)
+            .map(|(_, value)| value)
+            .next();
+        addend
+            .or_else(|| {
+                let bytes = self.image.bytes_at(svma)?;
+                Some(Svma(u64::from_le_bytes(*bytes.first_chunk()?)))
+            })
+            .filter(|pointer| pointer.0 != 0)
+    }
+
+    /// Where the address `svma` is stored.
+    fn places_of(&self, svma: Svma) -> impl Iterator<Item = Svma> {
+        let in_relocations = self
+            .image
+            .relative_relocations()
+            .filter(move |(_, value)| *value == svma)
+            .map(|(place, _)| place);
+        let in_bytes = self
+            .image
+            .segments
+            .iter()
+            .filter(|segment| !segment.executable)
+            .filter_map(|segment| {
+                let start = segment.svma.start;
+                Some((start, self.image.bytes_at(start)?))
+            })
+            .flat_map(|(start, bytes)| aligned(start, bytes))
+            .filter(move |(_, bytes)| bytes.first_chunk() == Some(&svma.0.to_le_bytes()))
+            .map(|(place, _)| place);
+        in_relocations.chain(in_bytes).take(CANDIDATES_MAX)
+    }
+}
