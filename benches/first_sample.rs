@@ -9,8 +9,8 @@ use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 use sampler::profile::{
-    End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink, StackId,
-    Summary, ThreadId, ThreadInfo, ThreadState,
+    End, FrameKey, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink,
+    StackId, Summary, ThreadId, ThreadInfo, ThreadState,
 };
 use sampler_tests_support::{Target, fixture, sampler};
 
@@ -116,6 +116,10 @@ impl SampleSink for Earliest {
         _: u64,
         _: u64,
     ) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn jit_code(&mut self, _: &JitCode) -> Result<(), Infallible> {
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod costs;
 mod finder;
 mod habits;
 mod images;
+mod jit;
 mod look;
 mod meter;
 mod overhead;

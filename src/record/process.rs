@@ -19,6 +19,7 @@ use super::budget::Share;
 use super::children::ChildrenCpu;
 use super::habits::Unexplained;
 use super::images::{Images, LoadedModule, Places};
+use super::jit::{JitBudget, JitNames};
 use super::look::ProcessView;
 use super::overhead::Pauses;
 use super::process_table::Kin;
@@ -112,6 +113,8 @@ pub(super) struct TargetProcess {
     looks_as_new: u8,
     /// Where which module was said to lie.
     placed: Places,
+    /// Names of the code that it compiles.
+    jit: JitNames,
 }
 
 impl TargetProcess {
@@ -170,6 +173,7 @@ impl TargetProcess {
             children: ChildrenCpu::new(children_ns_before),
             looks_as_new: LOOKS_AS_NEW,
             placed: Places::default(),
+            jit: JitNames::default(),
         })
     }
 
@@ -436,6 +440,41 @@ impl TargetProcess {
         keys.clear();
         keys.extend(stack.frames.iter().rev().map(|frame| self.key(frame)));
         keys.extend(kernel);
+    }
+
+    /// Notes where the last walked stack, recorded as `keys`, has code that no file backs, so that it gets names.
+    pub(super) fn note_anonymous_code(&mut self, keys: &[FrameKey]) {
+        let mut is_first = false;
+        for lookup_address in keys.iter().filter_map(|key| key.anonymous_code()) {
+            if self.modules.is_executable(Avma(lookup_address)) {
+                is_first |= self.jit.want(lookup_address);
+            }
+        }
+        // Not only at the next flush, when it may have ended.
+        if is_first {
+            self.jit.find_files(self.memory.pid(), &self.mappings);
+        }
+    }
+
+    /// Takes names for the code it has compiled, as far as `budget` goes.
+    ///
+    /// # Errors
+    /// When `sink` could not keep them.
+    pub(super) fn name_jit_code<S: SampleSink>(
+        &mut self,
+        began_ns: u64,
+        budget: &mut JitBudget,
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
+        self.jit.find_files(self.memory.pid(), &self.mappings);
+        let now_ns = clock::monotonic_ns();
+        let codes = self.jit.read(self.id, now_ns, began_ns, false, budget);
+        codes.iter().try_for_each(|code| sink.jit_code(code))
+    }
+
+    /// What is left to name when it has ended, and under which number.
+    pub(super) fn into_jit(self) -> (ProcessId, JitNames) {
+        (self.id, self.jit)
     }
 
     fn key(&self, frame: &Frame) -> FrameKey {

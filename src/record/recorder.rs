@@ -1,6 +1,7 @@
 //! One recording, from the first look to the last: the event loop.
 
 mod accounts;
+mod jit;
 mod processes;
 mod tick;
 
@@ -8,11 +9,13 @@ use std::time::Duration;
 
 use sampler_platforms::linux::{self, JobControl, StopWatch, clock};
 
+use self::jit::EndedJit;
 use self::processes::Thoroughness;
 use super::budget::Share;
 use super::costs::{Costs, OwnUse};
 use super::finder::Finder;
 use super::images::Images;
+use super::jit::JitBudget;
 use super::look::{Looker, is_late};
 use super::overhead::{OwnCpu, Slice};
 use super::process::TargetProcess;
@@ -72,6 +75,8 @@ pub struct Recorder<'s, S: SampleSink> {
     /// In the order in which they were found: parents before their children.
     processes: Vec<TargetProcess>,
     images: Images,
+    jit_budget: JitBudget,
+    ended_jit: EndedJit,
     looker: Looker,
     costs: Costs,
     schedule: Schedule,
@@ -129,6 +134,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             finder: Finder::new(selection),
             processes: Vec::new(),
             images: Images::default(),
+            jit_budget: JitBudget::default(),
+            ended_jit: EndedJit::default(),
             costs: Costs::default(),
             keys: Vec::new(),
             began_ns,
@@ -278,6 +285,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 process.refresh_description(self.sink)?;
                 process.refresh_mappings_if_due(now_ns, &mut self.images, self.sink)?;
             }
+            self.name_jit_code()?;
             self.flush()?;
         }
         Ok(())
@@ -299,6 +307,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         for index in 0..self.processes.len() {
             self.close_accounts(index)?;
         }
+        self.name_all_jit_code()?;
         self.flush()
     }
 

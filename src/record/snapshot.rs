@@ -8,6 +8,7 @@ use sampler_platforms::{Pid, Tid};
 
 use super::costs::{Costs, OwnUse};
 use super::images::Images;
+use super::jit::JitBudget;
 use super::look::{self, Looker, Seen, Unseen, Waiting};
 use super::process::{Baseline, TargetProcess};
 use crate::profile::{
@@ -78,7 +79,7 @@ pub fn snapshot<S: SampleSink>(
         let look = match seen {
             Ok(seen) => {
                 costs.walked(looker.stack().end);
-                Ok(keep(&looker, &process, at, seen, sink)?)
+                Ok(keep(&looker, &mut process, at, seen, sink)?)
             }
             Err(missed) => Err(missed),
         };
@@ -91,6 +92,9 @@ pub fn snapshot<S: SampleSink>(
         });
     }
     let elapsed_ns = clock::monotonic_ns() - began_ns;
+    let mut budget = JitBudget::default();
+    budget.begin_end();
+    process.name_jit_code(began_ns, &mut budget, sink)?;
     Ok(Snapshot {
         threads,
         summary: costs.summary(elapsed_ns, 0.0, OwnUse::now()),
@@ -125,13 +129,14 @@ fn look(
 
 fn keep<S: SampleSink>(
     looker: &Looker,
-    process: &TargetProcess,
+    process: &mut TargetProcess,
     at: usize,
     seen: Seen,
     sink: &mut S,
 ) -> Result<ThreadLook, S::Error> {
     let mut keys = Vec::new();
     process.keys(looker.stack(), seen.kernel, &mut keys);
+    process.note_anonymous_code(&keys);
     let stack = sink.stack(&keys, End::from(looker.stack().end))?;
     let thread = process.threads[at].id;
     let weights = Weights::default();

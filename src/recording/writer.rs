@@ -7,11 +7,14 @@ use super::limits::{
     CHUNK_BYTES_MAX, Counts, LimitExceeded, STACK_FRAMES_MAX, START_BYTES_MAX, TABLE_ENTRIES_MAX,
     THREADS_MAX, at_most,
 };
-use super::v1::{Columns, Frame, History, Record, Start, SummaryCodec, end_number};
+use super::v1::{
+    Columns, Frame, History, Record, Start, SummaryCodec, end_number, jit_source_number,
+    recorded_lines,
+};
 use super::{MAGIC, RecordingInfo, VERSION};
 use crate::profile::{
-    End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink, StackId,
-    StackNode, StackTable, Summary, ThreadId, ThreadInfo, UnknownId,
+    End, FrameKey, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink,
+    StackId, StackNode, StackTable, Summary, ThreadId, ThreadInfo, UnknownId,
 };
 
 /// A chunk is written when this many bytes wait, even if no flush is due.
@@ -316,6 +319,23 @@ impl<W: Write> SampleSink for Writer<W> {
             start,
             end,
             bias,
+        })
+    }
+
+    fn jit_code(&mut self, code: &JitCode) -> Result<(), WriteError> {
+        self.check_process(code.process)?;
+        self.counts
+            .add_jit_code(&code.name, &code.files, code.lines.len())?;
+        self.make_records()?;
+        self.push(&Record::Jit {
+            process: code.process.0,
+            start: code.start,
+            size: code.size,
+            from_ns: code.from_ns,
+            source: jit_source_number(code.source),
+            name: &code.name,
+            files: code.files.iter().map(String::as_str).collect(),
+            lines: recorded_lines(&code.lines),
         })
     }
 

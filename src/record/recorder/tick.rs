@@ -205,6 +205,7 @@ impl<S: SampleSink> Recorder<'_, S> {
         let stack = self.looker.stack();
         self.costs.walked(stack.end);
         process.keys(stack, seen.kernel, &mut self.keys);
+        process.note_anonymous_code(&self.keys);
         let end = End::from(stack.end);
         let id = self.sink.stack(&self.keys, end)?;
         let thread = &mut process.threads[at];

@@ -1,8 +1,8 @@
 //! A sink that keeps what it is told, and what tells it.
 
 use crate::profile::{
-    End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink, StackId,
-    Summary, ThreadId, ThreadInfo, UnknownId,
+    End, FrameKey, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink,
+    StackId, Summary, ThreadId, ThreadInfo, UnknownId,
 };
 
 /// What a sink was told, with nothing left that depends on ids of its own.
@@ -12,6 +12,7 @@ pub(super) enum Event {
     Thread(ThreadInfo),
     Module(ModuleInfo),
     Mapping(u32, u32, u64, u64, u64),
+    Jit(JitCode),
     Observation(u32, Vec<FrameKey>, End, Observation),
     Flush(Summary),
 }
@@ -87,6 +88,14 @@ impl SampleSink for Log {
         Ok(())
     }
 
+    fn jit_code(&mut self, code: &JitCode) -> Result<(), UnknownId> {
+        self.events.push(Event::Jit(JitCode {
+            process: ProcessId(own_id(code.process.0)),
+            ..code.clone()
+        }));
+        Ok(())
+    }
+
     fn stack(&mut self, outermost_first: &[FrameKey], end: End) -> Result<StackId, UnknownId> {
         let frames = match outermost_first {
             // As `StackTable` has it.
@@ -152,6 +161,7 @@ pub(super) enum Call {
     Thread(u32, i32, String),
     Module(ModuleInfo),
     Mapping(u32, u32, u64, u64, u64),
+    Jit(JitCode),
     Stack(Vec<FrameKey>, End),
     Observation(Observation),
     Flush(Summary),
@@ -195,6 +205,15 @@ impl<'s, S: SampleSink> Teller<'s, S> {
                 let process = pick(&self.processes, *process);
                 if let (Some(process), Some(module)) = (process, pick(&self.modules, *module)) {
                     self.sink.mapping(process, module, *start, *end, *bias)?;
+                }
+            }
+            Call::Jit(code) => {
+                if let Some(process) = pick(&self.processes, code.process.0) {
+                    let code = JitCode {
+                        process,
+                        ..code.clone()
+                    };
+                    self.sink.jit_code(&code)?;
                 }
             }
             Call::Stack(frames, end) => {

@@ -7,11 +7,11 @@ use super::super::limits::{
     Counts, LimitExceeded, STACK_FRAMES_MAX, START_BYTES_MAX, TABLE_ENTRIES_MAX, at_most,
 };
 use super::observations::{ColumnsReader, History};
-use super::records::{Record, Start, end_from_number};
+use super::records::{Record, Start, end_from_number, jit_source_from_number, lines_from_recorded};
 use super::summary::SummaryCodec;
 use crate::profile::{
-    Birth, End, FrameKey, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, SampleSink,
-    StackId, Summary, ThreadId, ThreadInfo,
+    Birth, End, FrameKey, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
+    SampleSink, StackId, Summary, ThreadId, ThreadInfo,
 };
 use sampler_unwind::BuildId;
 
@@ -167,6 +167,30 @@ impl<'s, S: SampleSink> Replay<'s, S> {
                     started_ticks,
                 });
                 Ok(())
+            }
+            Record::Jit {
+                process,
+                start,
+                size,
+                from_ns,
+                source,
+                name,
+                files,
+                lines,
+            } => {
+                self.counts.add_jit_code(name, &files, lines.len())?;
+                let code = JitCode {
+                    process: *named(&self.processes, process, "a process that is not there")?,
+                    start,
+                    size,
+                    from_ns,
+                    source: jit_source_from_number(source)
+                        .ok_or("a source of names without meaning")?,
+                    name: name.to_owned(),
+                    files: files.into_iter().map(str::to_owned).collect(),
+                    lines: lines_from_recorded(&lines).ok_or("a line out of range")?,
+                };
+                self.sink.jit_code(&code).map_err(ReplayError::Sink)
             }
             Record::Epoch => {
                 self.frames.clear();

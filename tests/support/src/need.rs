@@ -9,6 +9,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("g++", "g++"),
     ("musl-gcc", "musl-tools"),
     ("gdb", "gdb"),
+    ("node", "nodejs"),
     ("objcopy", "binutils"),
     ("git", "git"),
     ("make", "make"),
