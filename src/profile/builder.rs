@@ -461,11 +461,11 @@ mod tests {
                     FrameKey::Jit { code, .. } => profile.jit.get(code).map(|code| &*code.name),
                     _ => None,
                 };
-                (name, stack.weights.cpu_ns)
+                (name, stack.weights.samples)
             })
             .collect();
         named.sort_unstable();
-        assert_eq!(named, [(None, 10), (Some("f"), 20), (Some("g"), 90)]);
+        assert_eq!(named, [(None, 1), (Some("f"), 1), (Some("g"), 2)]);
         Ok(())
     }
 
