@@ -375,7 +375,7 @@ fn frames(table: &StackTable, innermost: NodeId) -> impl Iterator<Item = FrameId
 mod tests {
     use super::*;
     use crate::profile::{Birth, ModuleId, ModuleInfo};
-    use crate::symbols::Symbol;
+    use crate::symbols::{NameFile, NameSource, NameTable, Symbol};
     use sampler_unwind::FrameOrigin;
 
     /// Knows `inner`, inlined into `outer`, at 0x10 to 0x1f of every module but `libstripped.so`.
@@ -392,6 +392,10 @@ mod tests {
                 file: Some("a.c".to_owned()),
                 line: Some(7),
                 inlined,
+                source: NameSource {
+                    table: NameTable::Symtab,
+                    file: NameFile::Module,
+                },
             };
             addresses
                 .iter()

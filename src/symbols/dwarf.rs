@@ -1,12 +1,14 @@
 //! Inlined functions and source lines, by blazesym.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Reason, Sym, Symbolized, Symbolizer};
 
 use super::contain::{Panicked, contain};
+use super::files::ElfOnDisk;
+use super::{NameSource, NameTable};
 
 /// How deep functions inlined into each other are followed.
 const INLINED_MAX: usize = 256;
@@ -18,7 +20,7 @@ const INLINED_MAX: usize = 256;
 const STACK_BYTES: usize = 512 << 20;
 
 /// What DWARF says about one address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DwarfFunctions {
     /// The function whose code it is, as the linker names it.
     pub(super) name: Option<String>,
@@ -26,6 +28,8 @@ pub(super) struct DwarfFunctions {
     pub(super) line: Option<SourceLine>,
     /// The functions that were inlined, outermost first.
     pub(super) inlined: Vec<(String, Option<SourceLine>)>,
+    /// Where the names came from.
+    pub(super) source: NameSource,
 }
 
 /// A place in a source file.
@@ -38,12 +42,13 @@ pub(super) struct SourceLine {
 }
 
 /// What DWARF says about many addresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct DwarfAnswer {
     /// One entry per address asked for.
     pub(super) functions: Vec<DwarfFunctions>,
     /// For how many of them the debug information was damaged.
     pub(super) damaged: usize,
+    source: NameSource,
 }
 
 /// Why there is nothing from DWARF at all.
@@ -57,7 +62,7 @@ pub(super) enum DwarfError {
     Panicked(#[from] Panicked),
 }
 
-/// Looks `addresses` up in the DWARF of the ELF file at `path`; supplementary files (dwz) are looked for in
+/// Looks `addresses` up in the DWARF of `file`; supplementary files (dwz) are looked for in
 /// `debug_dirs`.
 ///
 /// The file is opened and closed by this call, so that no more than one file's tables are in memory.
@@ -65,7 +70,7 @@ pub(super) enum DwarfError {
 /// # Errors
 /// When the file's DWARF cannot be read at all.
 pub(super) fn look_up(
-    path: &Path,
+    file: &ElfOnDisk,
     debug_dirs: &[PathBuf],
     addresses: &[u64],
 ) -> Result<DwarfAnswer, DwarfError> {
@@ -73,17 +78,17 @@ pub(super) fn look_up(
         thread::Builder::new()
             .name("symbols".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || look_up_here(path, debug_dirs, addresses))
+            .spawn_scoped(scope, || look_up_here(file, debug_dirs, addresses))
             // Where address space is limited, with the stack there is.
             .map_or_else(
-                |_| look_up_here(path, debug_dirs, addresses),
+                |_| look_up_here(file, debug_dirs, addresses),
                 |thread| thread.join().unwrap_or(Err(DwarfError::Panicked(Panicked))),
             )
     })
 }
 
 fn look_up_here(
-    path: &Path,
+    file: &ElfOnDisk,
     debug_dirs: &[PathBuf],
     addresses: &[u64],
 ) -> Result<DwarfAnswer, DwarfError> {
@@ -92,8 +97,11 @@ fn look_up_here(
         .enable_demangling(false)
         .set_debug_dirs(Some(debug_dirs))
         .build();
-    let source = Source::Elf(Elf::new(path));
-    let mut answer = DwarfAnswer::default();
+    let source = Source::Elf(Elf::new(&file.path));
+    let mut answer = DwarfAnswer::of(NameSource {
+        table: NameTable::Dwarf,
+        file: file.found,
+    });
     match contain(|| symbolizer.symbolize(&source, Input::VirtOffset(addresses))) {
         Ok(Ok(symbolized)) => answer.extend(symbolized),
         Ok(Err(error)) => return Err(DwarfError::Unreadable(format!("{error:#}"))),
@@ -112,24 +120,48 @@ fn look_up_here(
 }
 
 impl DwarfAnswer {
+    fn of(source: NameSource) -> Self {
+        Self {
+            functions: Vec::new(),
+            damaged: 0,
+            source,
+        }
+    }
+
     fn extend(&mut self, symbolized: Vec<Symbolized<'_>>) {
         for symbolized in symbolized {
             match symbolized {
-                Symbolized::Sym(symbol) => self.functions.push(DwarfFunctions::from(symbol)),
+                Symbolized::Sym(symbol) => {
+                    self.functions.push(DwarfFunctions::of(symbol, self.source));
+                }
                 Symbolized::Unknown(Reason::IgnoredError) => self.push_damaged(),
-                Symbolized::Unknown(_) => self.functions.push(DwarfFunctions::default()),
+                Symbolized::Unknown(_) => self.push_unknown(),
             }
         }
     }
 
     fn push_damaged(&mut self) {
         self.damaged += 1;
-        self.functions.push(DwarfFunctions::default());
+        self.push_unknown();
+    }
+
+    fn push_unknown(&mut self) {
+        self.functions.push(DwarfFunctions::none(self.source));
     }
 }
 
-impl From<Sym<'_>> for DwarfFunctions {
-    fn from(symbol: Sym<'_>) -> Self {
+impl DwarfFunctions {
+    /// Nothing is known.
+    fn none(source: NameSource) -> Self {
+        Self {
+            name: None,
+            line: None,
+            inlined: Vec::new(),
+            source,
+        }
+    }
+
+    fn of(symbol: Sym<'_>, source: NameSource) -> Self {
         let name = is_from_dwarf(&symbol)
             .then(|| symbol.name.into_owned())
             .filter(|name| !name.is_empty());
@@ -148,6 +180,7 @@ impl From<Sym<'_>> for DwarfFunctions {
                     (inlined.name.into_owned(), line)
                 })
                 .collect(),
+            source,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use sampler_platforms::MappedFile;
 use sampler_unwind::{BuildId, ElfError};
 
+use super::NameFile;
 use super::elf::{DebugLink, Elf};
 use crate::profile::ModuleInfo;
 
@@ -29,6 +30,8 @@ pub struct SymbolPaths {
 #[derive(Debug)]
 pub(super) struct ElfOnDisk {
     pub(super) path: PathBuf,
+    /// How it was found.
+    pub(super) found: NameFile,
     bytes: MappedFile,
 }
 
@@ -55,7 +58,7 @@ enum FileError {
 }
 
 impl ElfOnDisk {
-    fn open(path: &Path) -> Result<Self, FileError> {
+    fn open(path: &Path, found: NameFile) -> Result<Self, FileError> {
         // Asked first: to open a pipe, which a recording may name, waits for its other end.
         if !fs::metadata(path)?.is_file() {
             return Err(FileError::NotAFile);
@@ -63,7 +66,7 @@ impl ElfOnDisk {
         let bytes = MappedFile::map(&File::open(path)?)?;
         Elf::parse(bytes.as_ref())?;
         let path = path.to_owned();
-        Ok(Self { path, bytes })
+        Ok(Self { path, found, bytes })
     }
 
     /// The parsed headers.
@@ -128,7 +131,9 @@ impl SymbolPaths {
     ) -> Option<ElfOnDisk> {
         let by_build_id = build_id.into_iter().flat_map(|id| self.by_build_id(id));
         for path in by_build_id {
-            if let Some(file) = open_debug(&path, build_id, None, &mut files.refused) {
+            if let Some(file) =
+                open_debug(&path, NameFile::BuildId, build_id, None, &mut files.refused)
+            {
                 return Some(file);
             }
         }
@@ -146,7 +151,10 @@ impl SymbolPaths {
         self.by_name(path, recorded, &name)
             .iter()
             .filter(|candidate| Some(candidate.as_path()) != main.map(|main| main.path.as_path()))
-            .find_map(|candidate| open_debug(candidate, build_id, link, &mut files.refused))
+            .find_map(|candidate| {
+                let found = NameFile::DebugLink;
+                open_debug(candidate, found, build_id, link, &mut files.refused)
+            })
     }
 
     fn by_build_id(&self, build_id: &BuildId) -> Vec<PathBuf> {
@@ -194,7 +202,7 @@ impl SymbolPaths {
 /// Opens the file that a module was mapped from, if it still is that file.
 fn open_main(path: &Path, module: &ModuleInfo, refused: &mut Vec<String>) -> Option<ElfOnDisk> {
     let name = module_name(module);
-    let file = match ElfOnDisk::open(path) {
+    let file = match ElfOnDisk::open(path, NameFile::Module) {
         Ok(file) => file,
         Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
@@ -234,11 +242,12 @@ fn open_main(path: &Path, module: &ModuleInfo, refused: &mut Vec<String>) -> Opt
 /// in the link. Equal build IDs need no checksum, and reading gigabytes for one is left out.
 fn open_debug(
     path: &Path,
+    found: NameFile,
     build_id: Option<&BuildId>,
     link: Option<DebugLink<'_>>,
     refused: &mut Vec<String>,
 ) -> Option<ElfOnDisk> {
-    let file = match ElfOnDisk::open(path) {
+    let file = match ElfOnDisk::open(path, found) {
         Ok(file) => file,
         Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {

@@ -10,6 +10,7 @@ mod dwarf;
 mod elf;
 mod files;
 mod mini_debug_info;
+mod source;
 mod symbol_table;
 mod symbolizer;
 mod syscall;
@@ -19,6 +20,7 @@ mod tests;
 pub use demangle::demangle;
 pub use files::SymbolPaths;
 pub(crate) use files::module_name;
+pub use source::{NameFile, NameSource, NameTable};
 pub use symbolizer::FileSymbolizer;
 pub use syscall::syscall_name;
 
@@ -35,6 +37,8 @@ pub struct Symbol {
     pub line: Option<u32>,
     /// Whether this function was inlined into the next one.
     pub inlined: bool,
+    /// Where the name came from; the file and line may be known from elsewhere.
+    pub source: NameSource,
 }
 
 /// Names addresses of a module.

@@ -14,6 +14,7 @@ use object::read::elf::{SectionHeader, Sym, SymbolTable};
 use object::read::{StringTable, SymbolIndex};
 
 use super::elf::{Elf, Header, symbol_name};
+use super::{NameFile, NameSource, NameTable};
 
 /// How many names for one range of code are weighed against each other.
 const ALIASES_MAX: usize = 64;
@@ -25,13 +26,16 @@ pub(super) struct Named<'data> {
     pub(super) name: &'data str,
     /// Whether the file states the symbol's size. Where it does not, the symbol reaches to the next one.
     pub(super) is_sized: bool,
+    /// Where the name came from.
+    pub(super) source: NameSource,
 }
 
 /// The function symbols of one or more files that state the same addresses: a program and its debug file.
 #[derive(Debug, Default)]
 pub(super) struct FunctionSymbols<'data> {
     symbols: Vec<FunctionSymbol>,
-    strings: Vec<StringTable<'data>>,
+    /// Of each table that was added.
+    strings: Vec<(StringTable<'data>, NameSource)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,18 +59,30 @@ struct Preference {
 
 impl<'data> FunctionSymbols<'data> {
     /// Adds the `.symtab` of `elf`, which has all its functions; says whether it holds any.
-    pub(super) fn add_symbol_table(&mut self, elf: &Elf<'data>) -> object::Result<bool> {
+    pub(super) fn add_symbol_table(
+        &mut self,
+        elf: &Elf<'data>,
+        source: NameSource,
+    ) -> object::Result<bool> {
         let before = self.symbols.len();
         let table = elf.symbol_table()?;
-        self.add(elf, &table, SizeMissing::UpToNext);
+        self.add(elf, &table, SizeMissing::UpToNext, source);
         Ok(self.symbols.len() > before)
     }
 
     /// Adds the `.dynsym` of `elf`, which has only what is exported.
-    pub(super) fn add_dynamic_symbols(&mut self, elf: &Elf<'data>) -> object::Result<()> {
+    pub(super) fn add_dynamic_symbols(
+        &mut self,
+        elf: &Elf<'data>,
+        file: NameFile,
+    ) -> object::Result<()> {
+        let source = NameSource {
+            table: NameTable::Dynsym,
+            file,
+        };
         let table = elf.dynamic_symbols()?;
         // Between two exported functions lie others without a name: a symbol without a size is its address alone.
-        self.add(elf, &table, SizeMissing::OneByte);
+        self.add(elf, &table, SizeMissing::OneByte, source);
         Ok(())
     }
 
@@ -107,12 +123,13 @@ impl<'data> FunctionSymbols<'data> {
         elf: &Elf<'data>,
         table: &SymbolTable<'data, Header>,
         size_missing: SizeMissing,
+        source: NameSource,
     ) {
         let code = code_sections(elf);
         let Ok(strings) = u32::try_from(self.strings.len()) else {
             return;
         };
-        self.strings.push(table.strings());
+        self.strings.push((table.strings(), source));
         let symbols = table.enumerate().filter_map(|(index, symbol)| {
             let section = code_section_of(elf, &code, table, index, symbol)?;
             FunctionSymbol::new(elf.endian, symbol, section, size_missing, strings)
@@ -157,7 +174,7 @@ impl<'data> FunctionSymbols<'data> {
             .take_while(|symbol| symbol.is_alias_of(top))
             .take(ALIASES_MAX)
             .filter_map(|symbol| Some((symbol, self.name(symbol)?)))
-            .max_by_key(|(symbol, name)| {
+            .max_by_key(|(symbol, (name, _))| {
                 // `write` rather than `__libc_write`, then the shorter, then the same one every time.
                 let underscores = name.bytes().take_while(|&byte| byte == b'_').count();
                 (
@@ -167,15 +184,16 @@ impl<'data> FunctionSymbols<'data> {
                     Reverse((name.len(), *name)),
                 )
             })
-            .map(|(symbol, name)| Named {
+            .map(|(symbol, (name, source))| Named {
                 name,
                 is_sized: symbol.is_sized,
+                source,
             })
     }
 
-    fn name(&self, symbol: &FunctionSymbol) -> Option<&'data str> {
-        let strings = self.strings.get(usize::try_from(symbol.strings).ok()?)?;
-        symbol_name(*strings, symbol.name)
+    fn name(&self, symbol: &FunctionSymbol) -> Option<(&'data str, NameSource)> {
+        let (strings, source) = self.strings.get(usize::try_from(symbol.strings).ok()?)?;
+        Some((symbol_name(*strings, symbol.name)?, *source))
     }
 }
 

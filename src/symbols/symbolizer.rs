@@ -7,7 +7,7 @@ use super::elf::Elf;
 use super::files::{ElfOnDisk, ModuleFiles, SymbolPaths, module_name};
 use super::mini_debug_info::mini_debug_info;
 use super::symbol_table::{FunctionSymbols, Named};
-use super::{Symbol, Symbolize, demangle};
+use super::{NameFile, NameSource, NameTable, Symbol, Symbolize, demangle};
 use crate::profile::ModuleInfo;
 
 /// Names addresses by the files that a recording names, where they are still what ran.
@@ -84,7 +84,9 @@ impl FileSymbolizer {
     ) -> Vec<Vec<Symbol>> {
         let mut tables = FunctionSymbols::default();
         match Elf::parse(image) {
-            Ok(elf) => self.add_tables(module, &[&elf], None, &mut tables),
+            Ok(elf) => {
+                self.add_tables(module, &[(elf, NameFile::Recording)], None, &mut tables);
+            }
             Err(error) => self.note(module, &error),
         }
         join(&tables.names_at(addresses), &[])
@@ -95,15 +97,15 @@ impl FileSymbolizer {
         let mut files = self.paths.find(module);
         files.refused.drain(..).for_each(|note| self.add_note(note));
         let functions = self.ask_dwarf(module, &files, addresses);
-        let elfs: Vec<Elf<'_>> = [&files.main, &files.debug]
+        let elfs: Vec<(Elf<'_>, NameFile)> = [&files.main, &files.debug]
             .into_iter()
             .flatten()
-            .filter_map(|file| file.elf().ok())
+            .filter_map(|file| Some((file.elf().ok()?, file.found)))
             .collect();
-        let elfs: Vec<&Elf<'_>> = elfs.iter().collect();
         let unpacked = self.unpack_mini_debug_info(module, &elfs);
+        let mini = unpacked.as_ref().map(|(bytes, file)| (&bytes[..], *file));
         let mut tables = FunctionSymbols::default();
-        self.add_tables(module, &elfs, unpacked.as_deref(), &mut tables);
+        self.add_tables(module, &elfs, mini, &mut tables);
         join(&tables.names_at(addresses), &functions)
     }
 
@@ -112,26 +114,30 @@ impl FileSymbolizer {
     fn add_tables<'data>(
         &mut self,
         module: &ModuleInfo,
-        elfs: &[&Elf<'data>],
-        mini_debug_info: Option<&'data [u8]>,
+        elfs: &[(Elf<'data>, NameFile)],
+        mini_debug_info: Option<(&'data [u8], NameFile)>,
         tables: &mut FunctionSymbols<'data>,
     ) {
-        let mini = mini_debug_info.and_then(|bytes| match Elf::parse(bytes) {
-            Ok(elf) => Some(elf),
+        let mini = mini_debug_info.and_then(|(bytes, file)| match Elf::parse(bytes) {
+            Ok(elf) => Some((elf, file, NameTable::MiniDebugInfo)),
             Err(error) => {
                 self.note(module, &error);
                 None
             }
         });
-        for elf in elfs.iter().copied().chain(&mini) {
-            match tables.add_symbol_table(elf) {
+        let whole = elfs
+            .iter()
+            .map(|(elf, file)| (elf, *file, NameTable::Symtab));
+        let mini = mini.iter().map(|(elf, file, table)| (elf, *file, *table));
+        for (elf, file, table) in whole.chain(mini) {
+            match tables.add_symbol_table(elf, NameSource { table, file }) {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => self.note(module, &error),
             }
         }
-        for elf in elfs {
-            if let Err(error) = tables.add_dynamic_symbols(elf) {
+        for (elf, file) in elfs {
+            if let Err(error) = tables.add_dynamic_symbols(elf, *file) {
                 self.note(module, &error);
             }
         }
@@ -141,16 +147,17 @@ impl FileSymbolizer {
     fn unpack_mini_debug_info(
         &mut self,
         module: &ModuleInfo,
-        elfs: &[&Elf<'_>],
-    ) -> Option<Vec<u8>> {
+        elfs: &[(Elf<'_>, NameFile)],
+    ) -> Option<(Vec<u8>, NameFile)> {
         let has_symbols =
-            |elf: &&&Elf<'_>| elf.symbol_table().is_ok_and(|symbols| !symbols.is_empty());
-        if elfs.iter().any(|elf| has_symbols(&elf)) {
+            |elf: &Elf<'_>| elf.symbol_table().is_ok_and(|symbols| !symbols.is_empty());
+        if elfs.iter().any(|(elf, _)| has_symbols(elf)) {
             return None;
         }
-        match elfs.iter().find_map(|elf| mini_debug_info(elf))? {
-            Ok(unpacked) => Some(unpacked),
-            Err(error) => {
+        let packed = |(elf, file): &(Elf<'_>, _)| Some((mini_debug_info(elf)?, *file));
+        match elfs.iter().find_map(packed)? {
+            (Ok(unpacked), file) => Some((unpacked, file)),
+            (Err(error), _) => {
                 self.note(module, &format!(".gnu_debugdata: {error}"));
                 None
             }
@@ -171,7 +178,7 @@ impl FileSymbolizer {
         let Some(file) = file.filter(|file| self.is_plausible(module, file)) else {
             return Vec::new();
         };
-        match dwarf::look_up(&file.path, &self.debug_dirs, addresses) {
+        match dwarf::look_up(file, &self.debug_dirs, addresses) {
             Ok(answer) => {
                 if answer.damaged > 0 {
                     self.note(
@@ -233,31 +240,33 @@ fn join(named: &[Option<Named<'_>>], functions: &[DwarfFunctions]) -> Vec<Vec<Sy
 /// For the function whose code it is a symbol is preferred to DWARF, which does not tell a cold part or a copy from
 /// its original and often leaves out the linkage name; but not a symbol that only reaches to the next one.
 fn symbols_at(named: Option<Named<'_>>, dwarf: Option<&DwarfFunctions>) -> Vec<Symbol> {
-    let from_dwarf = dwarf.and_then(|dwarf| dwarf.name.as_deref());
+    let from_symbol = named.map(|named| (named.name, named.source));
+    let from_dwarf = dwarf.and_then(|dwarf| Some((dwarf.name.as_deref()?, dwarf.source)));
     let name = match named {
-        Some(named) if named.is_sized => Some(named.name),
-        Some(named) => from_dwarf.or(Some(named.name)),
-        None => from_dwarf,
+        Some(named) if named.is_sized => from_symbol,
+        _ => from_dwarf.or(from_symbol),
     };
-    let Some(name) = name else {
+    let Some((name, source)) = name else {
         return Vec::new();
     };
-    let inlined = dwarf.map_or(&[][..], |dwarf| &dwarf.inlined);
-    let mut symbols: Vec<Symbol> = inlined
-        .iter()
-        .rev()
-        .map(|(name, line)| symbol(name, line.as_ref(), true))
+    let mut symbols: Vec<Symbol> = dwarf
+        .into_iter()
+        .flat_map(|dwarf| {
+            let inlined = dwarf.inlined.iter().rev();
+            inlined.map(|(name, line)| symbol(name, line.as_ref(), true, dwarf.source))
+        })
         .collect();
     let line = dwarf.and_then(|dwarf| dwarf.line.as_ref());
-    symbols.push(symbol(name, line, false));
+    symbols.push(symbol(name, line, false, source));
     symbols
 }
 
-fn symbol(name: &str, line: Option<&SourceLine>, inlined: bool) -> Symbol {
+fn symbol(name: &str, line: Option<&SourceLine>, inlined: bool, source: NameSource) -> Symbol {
     Symbol {
         function: demangle(name),
         file: line.map(|line| line.file.clone()),
         line: line.and_then(|line| line.line),
         inlined,
+        source,
     }
 }

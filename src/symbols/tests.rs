@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use sampler_unwind::BuildId;
 
 use super::elf::{Elf, symbol_name};
-use super::{FileSymbolizer, Symbol, SymbolPaths, Symbolize};
+use super::{FileSymbolizer, NameFile, NameTable, Symbol, SymbolPaths, Symbolize};
 use crate::profile::ModuleInfo;
 
 /// `outer` holds `middle`, which holds `inner`; the lines of the calls are 4 and 9. `hidden` is called from nowhere
@@ -181,6 +181,27 @@ fn inlined_functions_come_innermost_first_with_lines() {
     let symbols = in_inner(&mut symbolizer, &module(&path), symbol(&path, "outer"));
     assert_inlined_with_lines(&symbols);
     assert!(symbolizer.notes().is_empty(), "{:?}", symbolizer.notes());
+}
+
+#[test]
+fn a_name_says_which_table_of_which_file_it_came_from() {
+    let workshop = Workshop::new();
+    let path = workshop.inlined();
+    let outer = symbol(&path, "outer");
+    let sources = |symbols: Vec<Symbol>| -> Vec<(NameTable, NameFile)> {
+        let sources = symbols.iter().map(|symbol| symbol.source);
+        sources.map(|source| (source.table, source.file)).collect()
+    };
+    let whole = in_inner(&mut workshop.symbolizer(), &module(&path), outer);
+    let (dwarf, symtab) = (NameTable::Dwarf, NameTable::Symtab);
+    let all_in = |file| vec![(dwarf, file), (dwarf, file), (symtab, file)];
+    assert_eq!(sources(whole), all_in(NameFile::Module));
+    workshop.split(&path, &workshop.path("libinlined.so.debug"));
+    let linked = in_inner(&mut workshop.symbolizer(), &module(&path), outer);
+    assert_eq!(sources(linked), all_in(NameFile::DebugLink));
+    fs::remove_file(workshop.path("libinlined.so.debug")).expect("it was made");
+    let stripped = in_inner(&mut workshop.symbolizer(), &module(&path), outer);
+    assert_eq!(sources(stripped), [(NameTable::Dynsym, NameFile::Module)]);
 }
 
 #[test]
