@@ -73,6 +73,27 @@ fn a_jitdump_tells_functions_apart_that_had_the_same_address() {
 }
 
 #[test]
+fn in_a_container_the_map_is_found_by_the_number_that_the_process_has_there() {
+    sampler_tests_support::need_root();
+    let sampler = sampler!();
+    let program = fixture("jit");
+    // The first process of a pid namespace, with a /tmp of its own.
+    let script = format!(
+        "mount -t tmpfs none /tmp && exec '{}' map 1000",
+        program.display()
+    );
+    let unshare = need("unshare");
+    let unshare = unshare.to_str().expect("our paths are text");
+    let mut words = vec![
+        "record", "-r", "999", "--", unshare, "--pid", "--fork", "--mount",
+    ];
+    words.extend(["sh", "-c", &script]);
+    let done = sampler.run(&words);
+    done.expect_code(0);
+    expect_shares(&sampler.report(), &done.text());
+}
+
+#[test]
 fn a_dump_of_a_running_program_has_the_names_too() {
     let target = Target::start("jit", &["map"]);
     let sampler = sampler!();

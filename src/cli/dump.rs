@@ -33,7 +33,7 @@ pub fn run(options: &DumpOptions, out: &mut impl Write) -> anyhow::Result<()> {
     while linux::release_strays() && linux::clock::monotonic_ns() < until_ns {
         linux::clock::sleep_until(linux::clock::monotonic_ns() + STRAYS_NS);
     }
-    let profile = resolve(&sink.finish(), &mut options.symbols.symbolizer());
+    let profile = resolve(&sink.finish(), &mut options.symbols.symbolizer()?);
     let dump = Dump::new(pid, &snapshot, &profile);
     if options.json {
         serde_json::to_writer_pretty(&mut *out, &dump)?;

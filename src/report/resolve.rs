@@ -259,7 +259,7 @@ fn address_of(key: FrameKey) -> u64 {
 }
 
 /// Inside the call for a return address: the call may be the last instruction of its function.
-fn lookup_of(key: FrameKey) -> u64 {
+pub(super) fn lookup_of(key: FrameKey) -> u64 {
     match key {
         FrameKey::Code {
             address,
@@ -362,7 +362,7 @@ impl<'a> StackResolver<'a> {
 }
 
 /// The frames from `innermost` outwards.
-fn frames(table: &StackTable, innermost: NodeId) -> impl Iterator<Item = FrameId> {
+pub(super) fn frames(table: &StackTable, innermost: NodeId) -> impl Iterator<Item = FrameId> {
     let node = |id: NodeId| table.nodes().get(id.index()).map(|node| (id, node));
     // Ends because a caller has a lower number; one that has not is where a damaged table is left.
     std::iter::successors(node(innermost), move |(id, current)| {

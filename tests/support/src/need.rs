@@ -11,6 +11,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("gdb", "gdb"),
     ("node", "nodejs"),
     ("objcopy", "binutils"),
+    ("openssl", "openssl"),
     ("git", "git"),
     ("make", "make"),
     ("python3", "python3"),
@@ -20,6 +21,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("setsid", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("strace", "strace"),
+    ("unshare", "util-linux"),
     ("xz", "xz-utils"),
 ];
 
