@@ -180,6 +180,39 @@ fn a_pack_has_all_names_and_lines_when_the_program_is_gone() {
 }
 
 #[test]
+fn a_pack_has_what_programs_share_too() {
+    let sampler = sampler!();
+    let [program, other, shared] = ["app", "other", "shared.debug"].map(|name| sampler.path(name));
+    fs::copy(fixture("shares"), &program).expect("there is room");
+    fs::copy(fixture("no_pie"), &other).expect("there is room");
+    let moved = Command::new(need("dwz"))
+        .arg("-m")
+        .args([&shared, &program, &other])
+        .output()
+        .expect("dwz can be started");
+    assert!(moved.status.success() && shared.exists(), "{moved:?}");
+    let path = program.to_str().expect("our paths are text");
+    sampler
+        .run(&["record", "-r", "299", "--", path, "300"])
+        .expect_code(0);
+    sampler
+        .run(&["symbols", "pack", "-o", "app.pack"])
+        .expect_code(0);
+    for file in [&program, &other, &shared] {
+        fs::remove_file(file).expect("it is there");
+    }
+    let done = sampler.run(&["report", "-f", "json", "--symbols", "app.pack"]);
+    done.expect_code(0);
+    let report = Report::parse(&done.stdout);
+    assert_eq!(
+        has_name_and_line(&report),
+        (true, true),
+        "{:?}",
+        report.notes
+    );
+}
+
+#[test]
 fn a_hostile_pack_is_refused() {
     let split = Split::recorded();
     let path = split.sampler.path("evil.pack");

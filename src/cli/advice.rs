@@ -148,7 +148,11 @@ fn package_in(answer: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::report::Seen;
+    use crate::symbols::ModuleSources;
 
     #[test]
     fn a_derivative_is_advised_as_its_own_kind() {
@@ -159,6 +163,38 @@ mod tests {
             Distribution::parse("ID=\"opensuse-tumbleweed\"\nID_LIKE=\"opensuse suse\"\n");
         assert_eq!(tumbleweed.server(), "https://debuginfod.opensuse.org");
         assert_eq!(Distribution::parse("").server(), COMMON_SERVER);
+    }
+
+    #[test]
+    fn what_is_missing_is_advised_and_nothing_else() {
+        let debian = Distribution::parse("ID=debian");
+        assert_eq!(debian.install("libc6"), "apt install libc6-dbg");
+        assert_eq!(debian.install("libzstd1"), "apt install libzstd1-dbgsym");
+        let module = |has_debug_info, unnamed_addresses| ModuleOverview {
+            module: ModuleInfo {
+                path: "/no/such/program".to_owned(),
+                build_id: None,
+                image: None,
+            },
+            sources: ModuleSources {
+                has_debug_info,
+                ..ModuleSources::default()
+            },
+            seen: Seen {
+                addresses: 9,
+                unnamed_addresses,
+                ..Seen::default()
+            },
+            names: BTreeMap::new(),
+            with_line: 0,
+        };
+        assert!(advice(&module(true, 0), &debian).is_empty());
+        let lines = advice(&module(false, 0), &debian);
+        assert!(
+            lines.len() == 2 && lines[0].contains("not here any more"),
+            "{lines:?}"
+        );
+        assert!(lines[1].contains("-g -Wl,--build-id"), "{lines:?}");
     }
 
     #[test]

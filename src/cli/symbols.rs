@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::advice::{Distribution, advice};
-use super::options::{PackOptions, SymbolsOptions};
+use super::options::{Input, PackOptions, SymbolsOptions};
 use super::report::read_profile;
 use crate::profile::{FrameKey, JitSource, ModuleInfo, Profile};
 use crate::report::{ModuleOverview, Seen, SymbolsOverview, overview};
@@ -38,15 +38,24 @@ pub fn run(options: &SymbolsOptions, out: &mut impl Write) -> anyhow::Result<()>
 /// # Errors
 /// When the recording cannot be read, or the pack not be written.
 pub fn pack(options: &PackOptions, out: &mut impl Write) -> anyhow::Result<()> {
+    let path = &options.output;
+    if matches!(&options.input, Input::File(input) if input == path) {
+        bail!(
+            "{} is the recording, and not to be overwritten",
+            path.display()
+        );
+    }
     let recording = read_profile(&options.input)?;
     let mut symbolizer = options.symbols.symbolizer()?;
     let modules = sampled_modules(&recording.profile);
-    let path = &options.output;
     let cannot_write = || format!("cannot write {}", path.display());
     let file = File::create(path).with_context(cannot_write)?;
-    let summary = symbolizer
-        .pack(&modules, BufWriter::new(file))
-        .with_context(cannot_write)?;
+    let packed = symbolizer.pack(&modules, BufWriter::new(file));
+    if packed.is_err() {
+        // What there is of it is of no use.
+        let _left_behind = std::fs::remove_file(path);
+    }
+    let summary = packed.with_context(cannot_write)?;
     for note in recording.remarks.iter().chain(&summary.notes) {
         writeln!(out, "note: {note}")?;
     }

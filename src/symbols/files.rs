@@ -48,7 +48,7 @@ pub(super) struct ModuleFiles {
 
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
-enum FileError {
+pub(super) enum FileError {
     #[error("not a regular file")]
     NotAFile,
     #[error("{0}")]
@@ -58,7 +58,8 @@ enum FileError {
 }
 
 impl ElfOnDisk {
-    fn open(path: &Path, found: NameFile) -> Result<Self, FileError> {
+    /// Opens the ELF file at `path`, found as `found` says.
+    pub(super) fn open(path: &Path, found: NameFile) -> Result<Self, FileError> {
         // Asked first: to open a pipe, which a recording may name, waits for its other end.
         if !fs::metadata(path)?.is_file() {
             return Err(FileError::NotAFile);
@@ -179,7 +180,8 @@ impl SymbolPaths {
             })
     }
 
-    fn by_build_id(&self, build_id: &BuildId) -> Vec<PathBuf> {
+    /// Where separate debug files of `build_id` would be.
+    pub(super) fn by_build_id(&self, build_id: &BuildId) -> Vec<PathBuf> {
         let hex = build_id.to_string();
         let Some((first, rest)) = hex.split_at_checked(2).filter(|(_, rest)| !rest.is_empty())
         else {

@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use flate2::Compression;
@@ -20,6 +21,7 @@ use sampler_unwind::BuildId;
 use tar::{Archive, Builder, EntryType, Header};
 use tempfile::TempDir;
 
+use super::NameFile;
 use super::elf::Elf;
 use super::files::{ElfOnDisk, ModuleFiles, SymbolPaths, below, module_name};
 use crate::profile::ModuleInfo;
@@ -268,6 +270,26 @@ impl<W: Write> PackWriter<W> {
         Ok(())
     }
 
+    /// Adds the files that `files` share parts of their debug information with.
+    pub(super) fn add_shared(
+        &mut self,
+        paths: &SymbolPaths,
+        files: &ModuleFiles,
+    ) -> io::Result<()> {
+        for file in [&files.main, &files.debug].into_iter().flatten() {
+            let Some((shared, build_id)) = shared_by(paths, file) else {
+                continue;
+            };
+            let Some(path) = debug_path(&build_id) else {
+                continue;
+            };
+            if !self.names.contains(&path) && self.add_file(&path, &shared, Trim::Nothing)? {
+                self.summary.debug_files += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Says that something of `module` is missing.
     pub(super) fn note(&mut self, module: &ModuleInfo, what: &str) {
         let note = format!("{}: {what}", module_name(module));
@@ -315,6 +337,24 @@ impl<W: Write> PackWriter<W> {
 enum Trim {
     Nothing,
     Unneeded,
+}
+
+/// The file that dwz(1) moved parts of the debug information of `file` and others to, if it is here.
+///
+/// `.gnu_debugaltlink` has its name and its build ID.
+fn shared_by(paths: &SymbolPaths, file: &ElfOnDisk) -> Option<(ElfOnDisk, BuildId)> {
+    let elf = file.elf().ok()?;
+    let link = elf.section_data(b".gnu_debugaltlink")?;
+    let length = link.iter().position(|&byte| byte == 0)?;
+    let name = Path::new(OsStr::from_bytes(link.get(..length)?));
+    let build_id = BuildId(link.get(length + 1..)?.to_vec());
+    let mut candidates = paths.by_build_id(&build_id);
+    candidates.push(file.path.parent()?.join(name));
+    let shared = candidates.iter().find_map(|path| {
+        let shared = ElfOnDisk::open(path, NameFile::BuildId).ok()?;
+        (shared.build_id().as_ref() == Some(&build_id)).then_some(shared)
+    })?;
+    Some((shared, build_id))
 }
 
 /// Where debug folders have the file of `build_id`.

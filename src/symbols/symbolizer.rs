@@ -109,6 +109,7 @@ impl FileSymbolizer {
                 writer.note(module, "no file of it is here");
             }
             writer.add(module, &files)?;
+            writer.add_shared(&self.paths, &files)?;
         }
         let mut summary = writer.finish()?;
         summary.notes.splice(0..0, self.notes.iter().cloned());
