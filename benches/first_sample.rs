@@ -9,7 +9,7 @@ use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 use sampler::profile::{
-    End, FrameKey, FunctionId, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
+    End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
     SampleSink, StackId, Summary, ThreadId, ThreadInfo, ThreadState,
 };
 use sampler_tests_support::{Target, fixture, sampler};
@@ -121,6 +121,10 @@ impl SampleSink for Earliest {
         _: u64,
         _: u64,
     ) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn jit_code(&mut self, _: &JitCode) -> Result<(), Infallible> {
         Ok(())
     }
 

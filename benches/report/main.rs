@@ -4,6 +4,7 @@
 //! recording is written here (see `recording`), with addresses of functions of real files.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
+mod large;
 mod recording;
 
 use std::ffi::OsString;
@@ -65,6 +66,7 @@ fn main() {
             wall_ms / table_ms,
         );
     }
+    large::print(program, folder.path(), rounds);
     // A child begins as a copy of us, and the kernel counts that in.
     println!(
         "(peaks below {:.1} MB would be this bench's own)",
@@ -76,6 +78,7 @@ fn report(program: &Path, format: &str, recording: &Path, folder: &Path) -> Run 
     let output = folder.join(format);
     let arguments = [
         OsString::from("report"),
+        OsString::from("--no-symbol-cache"),
         OsString::from("-f"),
         OsString::from(format),
         OsString::from("-o"),

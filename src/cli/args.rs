@@ -55,6 +55,11 @@ pub enum CommandArgs {
     /// Running threads stand still one at a time, for some tens of microseconds each; sleeping threads are not stopped.
     #[command(visible_alias = "stack")]
     Dump(DumpArgs),
+    /// Show what there are names for, from where, and how to get the rest; pack them for another machine
+    ///
+    /// Lists the files in which samples were taken: what their functions are named by, for which share of the samples
+    /// names are missing, and the command that would get them.
+    Symbols(SymbolsArgs),
     /// Profile a small built-in workload whose truth is known
     ///
     /// Three functions share a CPU 60 to 30 to 10, one thread sleeps on a lock and one reads a pipe. Prints what was
@@ -323,7 +328,72 @@ pub struct SymbolArgs {
     /// Do not show functions that the compiler inlined as frames of their own; faster
     #[arg(long)]
     pub no_inline: bool,
+
+    /// Take names from a pack that `sampler symbols pack` made where the program ran
+    #[arg(long, value_name = "PACK")]
+    pub symbols: Option<PathBuf>,
+
+    /// Ask servers for debug files that are not here, by build ID [default URL: those in $DEBUGINFOD_URLS]
+    ///
+    /// They learn which programs were recorded, so they are only asked where this is given. What they send is kept in
+    /// the cache of debuginfod-find(1).
+    #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub debuginfod: Option<String>,
+
+    /// Neither use nor keep names of earlier reports in the symbol cache ($XDG_CACHE_HOME/sampler)
+    #[arg(long)]
+    pub no_symbol_cache: bool,
 }
+
+/// `sampler symbols`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = SYMBOLS_EXAMPLES)]
+pub struct SymbolsArgs {
+    /// Something else than the list.
+    #[command(subcommand)]
+    pub command: Option<SymbolsCommandArgs>,
+
+    /// The recording, or - for standard input [default: sampler.data]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Write JSON, for other tools
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Where to look for functions' names.
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
+}
+
+/// What `sampler symbols` does besides its list.
+#[derive(Debug, Subcommand)]
+pub enum SymbolsCommandArgs {
+    /// Pack all that the names of a recording come from into one file, for a report on another machine
+    Pack(PackArgs),
+}
+
+/// `sampler symbols pack`.
+#[derive(Debug, Args)]
+pub struct PackArgs {
+    /// The recording, or - for standard input [default: sampler.data]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// The pack to write
+    #[arg(short, long, value_name = "PACK")]
+    pub output: PathBuf,
+
+    /// Where to look for functions' names.
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
+}
+
+const SYMBOLS_EXAMPLES: &str = "\
+Examples:
+  sampler symbols                             what has names, and how to get those that are missing
+  sampler symbols --debuginfod                the same, with what a server has
+  sampler symbols pack -o app.pack            for elsewhere: sampler report --symbols app.pack";
 
 /// `sampler dump`.
 #[derive(Debug, Args)]

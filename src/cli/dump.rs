@@ -33,7 +33,7 @@ pub fn run(options: &DumpOptions, out: &mut impl Write) -> anyhow::Result<()> {
     while linux::release_strays() && linux::clock::monotonic_ns() < until_ns {
         linux::clock::sleep_until(linux::clock::monotonic_ns() + STRAYS_NS);
     }
-    let mut profile = resolve(&sink.finish(), &mut options.symbols.symbolizer());
+    let mut profile = resolve(&sink.finish(), &mut options.symbols.symbolizer()?);
     let shown = FrameFilter {
         languages: options.languages,
         native: !options.no_native,

@@ -1,6 +1,7 @@
 //! The command line: what was typed ([`args`]), what it means ([`options`]), how a run ends ([`exit`]), what is shown
 //! meanwhile ([`pager`], [`progress`]), and a file for each command. Only this part of the library prints.
 
+pub mod advice;
 pub mod args;
 pub mod demo;
 pub mod dump;
@@ -11,6 +12,8 @@ pub mod pager;
 pub mod progress;
 pub mod record;
 pub mod report;
+pub mod symbol_options;
+pub mod symbols;
 pub mod values;
 
 use std::ffi::OsString;
@@ -43,6 +46,8 @@ fn run_command(options: Options) -> anyhow::Result<Exit> {
         Options::Record(options) => record::run(&options, &mut io::stderr().lock()),
         Options::Report(options) => report::run(&options).map(|()| Exit::Ok),
         Options::Dump(options) => to_stdout(|out| dump::run(&options, out)),
+        Options::Symbols(options) => to_stdout(|out| symbols::run(&options, out)),
+        Options::Pack(options) => to_stdout(|out| symbols::pack(&options, out)),
         Options::Demo(options) => to_stdout(|out| demo::run(&options, out)),
         Options::DemoWorkload(options) => demo::run_workload(&options).map(|()| Exit::Ok),
     }

@@ -9,12 +9,12 @@ use clap::{CommandFactory, Parser};
 use sampler_unwind::interpreter::Languages;
 
 use super::args::{
-    ByArg, Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, RecordArgs, ReportArgs, SymbolArgs,
-    WeightArg,
+    ByArg, Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, PackArgs, RecordArgs, ReportArgs,
+    SymbolArgs, SymbolsArgs, SymbolsCommandArgs, WeightArg,
 };
+use super::symbol_options::SymbolOptions;
 use crate::profile::Weight;
 use crate::record::{Pattern, Share};
-use crate::symbols::{FileSymbolizer, SymbolPaths};
 
 /// The recording that is written and read when none is named.
 pub const RECORDING_DEFAULT: &str = "sampler.data";
@@ -30,6 +30,10 @@ pub enum Options {
     Report(ReportOptions),
     /// `sampler dump`.
     Dump(DumpOptions),
+    /// `sampler symbols`.
+    Symbols(SymbolsOptions),
+    /// `sampler symbols pack`.
+    Pack(PackOptions),
     /// `sampler demo`.
     Demo(DemoOptions),
     /// What `sampler demo` profiles.
@@ -147,26 +151,6 @@ impl Format {
     }
 }
 
-/// Where names of functions come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SymbolOptions {
-    /// Directories with separate debug files, besides the usual ones.
-    pub debug_dirs: Vec<PathBuf>,
-    /// Whether inlined functions are frames of their own.
-    pub inline: bool,
-}
-
-impl SymbolOptions {
-    /// What gives addresses their names.
-    pub fn symbolizer(&self) -> FileSymbolizer {
-        let paths = SymbolPaths {
-            debug_dirs: self.debug_dirs.clone(),
-            ..SymbolPaths::default()
-        };
-        FileSymbolizer::new(paths).with_inlined(self.inline)
-    }
-}
-
 /// Whose stacks to show, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DumpOptions {
@@ -178,6 +162,28 @@ pub struct DumpOptions {
     pub languages: Languages,
     /// Whether machine code is left out where there is interpreted code.
     pub no_native: bool,
+    /// Where names come from.
+    pub symbols: SymbolOptions,
+}
+
+/// Whose names to list, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SymbolsOptions {
+    /// The recording.
+    pub input: Input,
+    /// Whether as JSON.
+    pub json: bool,
+    /// Where names come from.
+    pub symbols: SymbolOptions,
+}
+
+/// Whose names to pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackOptions {
+    /// The recording.
+    pub input: Input,
+    /// The pack.
+    pub output: PathBuf,
     /// Where names come from.
     pub symbols: SymbolOptions,
 }
@@ -214,6 +220,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, c
             .map(Options::Report)
             .map_err(|error| usage_error("report", &error)),
         CommandArgs::Dump(args) => Ok(Options::Dump(args.into())),
+        CommandArgs::Symbols(args) => Ok(args.into()),
         CommandArgs::Demo(args) => Ok(Options::Demo(args.into())),
         CommandArgs::DemoWorkload(args) => Ok(Options::DemoWorkload(DemoWorkloadOptions {
             duration: args.duration,
@@ -311,10 +318,7 @@ impl TryFrom<ReportArgs> for ReportOptions {
             FormatArg::Json => Format::Json,
         };
         Ok(Self {
-            input: args
-                .file
-                .or(args.input)
-                .map_or_else(|| Input::File(RECORDING_DEFAULT.into()), Input::from),
+            input: args.file.or(args.input).into(),
             format,
             output: args.output.map_or(Output::Stdout, Output::from),
             weight: args.weight.into(),
@@ -351,6 +355,29 @@ impl From<DumpArgs> for DumpOptions {
     }
 }
 
+impl From<SymbolsArgs> for Options {
+    fn from(args: SymbolsArgs) -> Self {
+        match args.command {
+            Some(SymbolsCommandArgs::Pack(args)) => Options::Pack(args.into()),
+            None => Options::Symbols(SymbolsOptions {
+                input: args.file.into(),
+                json: args.json,
+                symbols: args.symbols.into(),
+            }),
+        }
+    }
+}
+
+impl From<PackArgs> for PackOptions {
+    fn from(args: PackArgs) -> Self {
+        Self {
+            input: args.file.into(),
+            output: args.output,
+            symbols: args.symbols.into(),
+        }
+    }
+}
+
 impl From<DemoArgs> for DemoOptions {
     fn from(args: DemoArgs) -> Self {
         Self {
@@ -362,9 +389,13 @@ impl From<DemoArgs> for DemoOptions {
 
 impl From<SymbolArgs> for SymbolOptions {
     fn from(args: SymbolArgs) -> Self {
+        let urls = |urls: String| urls.split_whitespace().map(str::to_owned).collect();
         Self {
             debug_dirs: args.debug_dir,
             inline: !args.no_inline,
+            pack: args.symbols,
+            debuginfod: args.debuginfod.map(urls),
+            cache: !args.no_symbol_cache,
         }
     }
 }
@@ -386,6 +417,13 @@ impl From<PathBuf> for Input {
         } else {
             Input::File(path)
         }
+    }
+}
+
+impl From<Option<PathBuf>> for Input {
+    /// The usual recording, where none is named.
+    fn from(path: Option<PathBuf>) -> Self {
+        path.map_or_else(|| Input::File(RECORDING_DEFAULT.into()), Input::from)
     }
 }
 

@@ -202,6 +202,9 @@ fn a_report_has_defaults() {
             symbols: SymbolOptions {
                 debug_dirs: Vec::new(),
                 inline: true,
+                pack: None,
+                debuginfod: None,
+                cache: true,
             },
             pager: true,
         }
@@ -254,4 +257,43 @@ fn dump_has_a_second_name() {
         };
         assert!(options.pid == 7 && options.json && !options.symbols.inline);
     }
+}
+
+#[test]
+fn names_may_come_from_elsewhere() {
+    let symbols = |line: &str| report(line).symbols;
+    assert_eq!(symbols("--debuginfod").debuginfod, Some(Vec::new()));
+    assert_eq!(
+        symbols("--debuginfod=http://a").debuginfod,
+        Some(vec!["http://a".to_owned()])
+    );
+    // What follows is the recording.
+    let both = report("--debuginfod a");
+    assert_eq!(both.input, Input::File("a".into()));
+    assert_eq!(symbols("--symbols p").pack, Some("p".into()));
+    assert!(!symbols("--no-symbol-cache").cache);
+}
+
+#[test]
+fn symbols_lists_or_packs() {
+    let parse = |line: &str| {
+        let words = line.split_whitespace().map(OsString::from);
+        parse(
+            ["sampler".into(), "symbols".into()]
+                .into_iter()
+                .chain(words),
+        )
+    };
+    assert!(matches!(
+        parse("x.data --json"),
+        Ok(Options::Symbols(SymbolsOptions { json: true, .. }))
+    ));
+    match parse("pack x.data -o p") {
+        Ok(Options::Pack(options)) => {
+            assert_eq!(options.input, Input::File("x.data".into()));
+            assert_eq!(options.output, PathBuf::from("p"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(parse("pack x.data").is_err());
 }

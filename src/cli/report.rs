@@ -12,7 +12,7 @@ use super::pager::{Pager, PagerCommand};
 use crate::export::table::TableOptions;
 use crate::export::tree::TreeOptions;
 use crate::export::{View, flamegraph, folded, json, table, tree};
-use crate::profile::{ProfileBuilder, ResolvedProfile};
+use crate::profile::{Profile, ProfileBuilder, ResolvedProfile};
 use crate::recording::{self, ReadOutcome};
 use crate::report::{By, FrameFilter, filter, resolve_by};
 
@@ -22,22 +22,19 @@ use crate::report::{By, FrameFilter, filter, resolve_by};
 /// When it cannot be read at all, or the report not be written. A recording that is damaged or was cut is shown as
 /// far as it can be read, and the report says so.
 pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
-    let (name, input) = open(&options.input)?;
-    let mut builder = ProfileBuilder::new();
-    let outcome = recording::read(input, &mut builder)
-        .with_context(|| format!("cannot read the recording {name}"))?;
+    let recording = read_profile(&options.input)?;
     let by = match options.by_line {
         true => By::Line,
         false => By::Function,
     };
-    let mut symbolizer = options.symbols.symbolizer();
-    let mut profile = resolve_by(&builder.finish(), &mut symbolizer, by);
+    let mut symbolizer = options.symbols.symbolizer()?;
+    let mut profile = resolve_by(&recording.profile, &mut symbolizer, by);
     let shown = FrameFilter {
         languages: options.languages,
         native: !options.no_native,
     };
     filter(&mut profile, shown);
-    profile.notes.splice(0..0, remarks(&name, &outcome));
+    profile.notes.splice(0..0, recording.remarks);
     if !options.format.is_for_reading() {
         // Tables and trees hold them; in what programs read they would be in the way.
         let mut messages = io::stderr().lock();
@@ -49,6 +46,30 @@ pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
         Output::File(path) => write_file(path, options, &profile),
         Output::Stdout => write_stdout(options, &profile),
     }
+}
+
+/// What a recording holds.
+#[derive(Debug)]
+pub struct ReadProfile {
+    /// Without names.
+    pub profile: Profile,
+    /// What must be known of it if it is not whole.
+    pub remarks: Vec<String>,
+}
+
+/// Reads a recording.
+///
+/// # Errors
+/// When nothing of it can be read.
+pub fn read_profile(input: &Input) -> anyhow::Result<ReadProfile> {
+    let (name, input) = open(input)?;
+    let mut builder = ProfileBuilder::new();
+    let outcome = recording::read(input, &mut builder)
+        .with_context(|| format!("cannot read the recording {name}"))?;
+    Ok(ReadProfile {
+        profile: builder.finish(),
+        remarks: remarks(&name, &outcome),
+    })
 }
 
 fn open(input: &Input) -> anyhow::Result<(String, Box<dyn Read>)> {

@@ -1,26 +1,47 @@
 //! A recording, added up in memory.
 
-use rustc_hash::FxHashMap;
+use std::ops::Range;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_unwind::interpreter::Function;
 
 use super::attribution::ThreadTally;
+use super::jit::{JitCode, JitTable};
 use super::resolved::StackWeights;
 use super::sample::Observation;
 use super::sink::{ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
 use super::stacks::{
-    End, FrameKey, FunctionId, ModuleId, ProcessId, StackId, StackNode, StackTable, ThreadId,
+    End, FrameKey, FunctionId, JitId, ModuleId, ProcessId, StackId, StackNode, StackTable, ThreadId,
 };
 use super::summary::Summary;
+
+/// How many observations wait at most for names of code that was compiled at run time: they are told until the next
+/// flush, a second later.
+const WAITING_MAX: usize = 1 << 20;
 
 /// Adds observations up by thread and stack. Its memory grows with the number of distinct stacks, not with time; one
 /// table holds the stacks of all epochs of a recording.
 #[derive(Debug, Default)]
 pub struct ProfileBuilder {
     profile: Profile,
+    /// The stacks with a frame of code that no file backs.
+    anonymous: FxHashSet<StackId>,
+    /// What was observed since one of them was, in order.
+    waiting: Vec<Observation>,
+    /// What those stacks become when their frames have names, and for which times.
+    named: FxHashMap<(ProcessId, StackId), NamedStack>,
     /// The last process of each number.
     process_ids: FxHashMap<i32, usize>,
     thread_ids: FxHashMap<(ProcessId, i32), ThreadId>,
     tallies: Vec<ThreadTally>,
+}
+
+#[derive(Clone, Debug)]
+struct NamedStack {
+    stack: StackId,
+    valid_ns: Range<u64>,
+    /// How many codes were known then.
+    codes: usize,
 }
 
 /// What was recorded, by thread and stack, without names for addresses.
@@ -36,6 +57,8 @@ pub struct Profile {
     pub functions: Vec<Function>,
     /// Where modules lay, in the order it was found out.
     pub mappings: Vec<MappedModule>,
+    /// Code that was compiled at run time.
+    pub jit: JitTable,
     /// What the stack ids of `stacks` stand for.
     pub table: StackTable,
     /// One entry for each stack of each thread, by thread.
@@ -78,11 +101,78 @@ impl ProfileBuilder {
 
     /// Charges what was observed to the stacks, and gives the profile out.
     pub fn finish(mut self) -> Profile {
+        self.take_waiting();
         let mut tallies = std::mem::take(&mut self.tallies);
         for (thread, tally) in (0..).map(ThreadId).zip(&mut tallies) {
             self.add_stacks(thread, tally);
         }
         self.profile
+    }
+
+    /// Takes what has waited, with names for the code that has some by now.
+    fn take_waiting(&mut self) {
+        self.profile.jit.sort();
+        for mut observation in std::mem::take(&mut self.waiting) {
+            if self.anonymous.contains(&observation.stack) {
+                observation.stack = self.named_stack(&observation);
+            }
+            if let Some(tally) = self.tallies.get_mut(observation.thread.index()) {
+                tally.observe(&observation);
+            }
+        }
+    }
+
+    fn named_stack(&mut self, observation: &Observation) -> StackId {
+        let (stack, at_ns) = (observation.stack, observation.at_ns);
+        let Some(thread) = self.profile.threads.get(observation.thread.index()) else {
+            return stack;
+        };
+        let (process, codes) = (thread.process, self.profile.jit.codes().len());
+        let known = self.named.get(&(process, stack));
+        if let Some(known) =
+            known.filter(|known| known.codes == codes && known.valid_ns.contains(&at_ns))
+        {
+            return known.stack;
+        }
+        let (named, valid_ns) = self.name_stack(process, stack, at_ns);
+        let named = NamedStack {
+            stack: named,
+            valid_ns,
+            codes,
+        };
+        let stack = named.stack;
+        self.named.insert((process, observation.stack), named);
+        stack
+    }
+
+    /// `stack` with names for its anonymous code, as it was in `process` at a time, and for which times that holds.
+    fn name_stack(
+        &mut self,
+        process: ProcessId,
+        stack: StackId,
+        at_ns: u64,
+    ) -> (StackId, Range<u64>) {
+        let Profile { table, jit, .. } = &mut self.profile;
+        let (innermost, end) = table.stacks()[stack.index()];
+        let mut valid_ns = 0..u64::MAX;
+        let mut frames = Vec::new();
+        let mut next = Some(innermost);
+        while let Some(node) = next {
+            let StackNode { caller, frame } = table.nodes()[node.index()];
+            let key = table.frames()[frame.index()];
+            frames.push(match key.anonymous_code() {
+                None => key,
+                Some(lookup_address) => {
+                    let found = jit.find(process, lookup_address, at_ns);
+                    valid_ns.start = found.valid_ns.start.max(valid_ns.start);
+                    valid_ns.end = found.valid_ns.end.min(valid_ns.end);
+                    found.code.map_or(key, |code| named_key(key, code))
+                }
+            });
+            next = caller;
+        }
+        let outermost_first = frames.into_iter().rev();
+        (table.intern(outermost_first, end), valid_ns)
     }
 
     fn add_stacks(&mut self, thread: ThreadId, tally: &mut ThreadTally) {
@@ -113,6 +203,22 @@ impl ProfileBuilder {
                 }),
             }
         }
+    }
+}
+
+/// The frame `key` of machine code, as one of `code`.
+fn named_key(key: FrameKey, code: JitId) -> FrameKey {
+    match key {
+        FrameKey::Code {
+            address,
+            is_return_address,
+            ..
+        } => FrameKey::Jit {
+            code,
+            address,
+            is_return_address,
+        },
+        other => other,
     }
 }
 
@@ -203,8 +309,23 @@ impl SampleSink for ProfileBuilder {
         Ok(())
     }
 
+    fn jit_code(&mut self, code: &JitCode) -> Result<(), UnknownId> {
+        check(
+            code.process.index(),
+            self.profile.processes.len(),
+            UnknownId::Process(code.process),
+        )?;
+        self.profile.jit.add(code.clone());
+        Ok(())
+    }
+
     fn stack(&mut self, outermost_first: &[FrameKey], end: End) -> Result<StackId, UnknownId> {
-        Ok(self.profile.table.intern_slice(outermost_first, end))
+        let stack = self.profile.table.intern_slice(outermost_first, end);
+        let is_anonymous = |key: &FrameKey| key.anonymous_code().is_some();
+        if outermost_first.iter().any(is_anonymous) {
+            self.anonymous.insert(stack);
+        }
+        Ok(stack)
     }
 
     fn observation(&mut self, observation: &Observation) -> Result<(), UnknownId> {
@@ -212,14 +333,23 @@ impl SampleSink for ProfileBuilder {
         let stacks = self.profile.table.stacks().len();
         check(stack.index(), stacks, UnknownId::Stack(stack))?;
         let thread = observation.thread;
-        self.tallies
+        let tally = self
+            .tallies
             .get_mut(thread.index())
-            .ok_or(UnknownId::Thread(thread))?
-            .observe(observation);
+            .ok_or(UnknownId::Thread(thread))?;
+        if self.waiting.is_empty() && !self.anonymous.contains(&stack) {
+            tally.observe(observation);
+            return Ok(());
+        }
+        self.waiting.push(*observation);
+        if self.waiting.len() >= WAITING_MAX {
+            self.take_waiting();
+        }
         Ok(())
     }
 
     fn flush(&mut self, summary: &Summary) -> Result<bool, UnknownId> {
+        self.take_waiting();
         self.profile.summary.clone_from(summary);
         Ok(false)
     }
@@ -291,6 +421,59 @@ mod tests {
             .map(|stack| (stack.thread, stack.weights.cpu_ns, stack.weights.samples))
             .collect();
         assert_eq!(cpu, [(threads[0], 8, 2), (threads[1], 4, 1)]);
+        Ok(())
+    }
+
+    #[test]
+    fn code_compiled_at_run_time_is_what_it_was_when_it_was_seen() -> Result<(), UnknownId> {
+        use super::super::jit::JitSource;
+        use sampler_unwind::FrameOrigin;
+        let mut builder = ProfileBuilder::new();
+        let process = builder.process(&process())?;
+        let main = builder.thread(&thread(process, 7, "main"))?;
+        let frame = FrameKey::Code {
+            module: None,
+            address: 0x1008,
+            is_return_address: false,
+            origin: FrameOrigin::Registers,
+        };
+        let stack = builder.stack(&[frame], End::Complete)?;
+        for at_ns in [10, 20, 30, 60] {
+            builder.observation(&Observation {
+                at_ns,
+                ..seen(main, ThreadState::Running, stack, at_ns)
+            })?;
+        }
+        // Told after it was seen.
+        for (from_ns, name) in [(15, "f"), (25, "g")] {
+            builder.jit_code(&JitCode {
+                process,
+                start: 0x1000,
+                size: 0x10,
+                from_ns,
+                source: JitSource::JitDump,
+                name: name.into(),
+                files: Vec::new(),
+                lines: Vec::new(),
+            })?;
+        }
+        builder.flush(&Summary::default())?;
+        let profile = builder.finish();
+        let mut named: Vec<_> = profile
+            .stacks
+            .iter()
+            .map(|stack| {
+                let (node, _) = profile.table.stacks()[stack.stack.index()];
+                let frame = profile.table.nodes()[node.index()].frame;
+                let name = match profile.table.frames()[frame.index()] {
+                    FrameKey::Jit { code, .. } => profile.jit.get(code).map(|code| &*code.name),
+                    _ => None,
+                };
+                (name, stack.weights.samples)
+            })
+            .collect();
+        named.sort_unstable();
+        assert_eq!(named, [(None, 1), (Some("f"), 1), (Some("g"), 2)]);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 mod attribution;
 mod builder;
 mod call_tree;
+mod jit;
 mod resolved;
 mod sample;
 mod sink;
@@ -17,13 +18,14 @@ pub use call_tree::{
     CallTree, CallTreeOptions, FunctionRow, Functions, TreeNode, TreeNodeId, TreeNodeKind,
     functions,
 };
+pub use jit::{JitCode, JitLine, JitSource, JitTable};
 pub use resolved::{
     FrameKind, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights, Weight, WeightedStack,
 };
 pub use sample::{Observation, ThreadState, Weights};
 pub use sink::{Birth, ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
 pub use stacks::{
-    End, FrameId, FrameKey, FunctionId, ModuleId, NodeId, ProcessId, StackId, StackNode,
+    End, FrameId, FrameKey, FunctionId, JitId, ModuleId, NodeId, ProcessId, StackId, StackNode,
     StackTable, ThreadId,
 };
 pub use summary::{FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};

@@ -4,6 +4,7 @@ use sampler_unwind::BuildId;
 use sampler_unwind::interpreter::Function;
 use serde::{Deserialize, Serialize};
 
+use super::jit::JitCode;
 use super::sample::Observation;
 use super::stacks::{End, FrameKey, FunctionId, ModuleId, ProcessId, StackId, ThreadId};
 use super::summary::Summary;
@@ -52,6 +53,12 @@ pub trait SampleSink {
         end: u64,
         bias: u64,
     ) -> Result<(), Self::Error>;
+
+    /// Code that a process compiled while it ran. What is told before a flush names what was observed before it too.
+    ///
+    /// # Errors
+    /// As above.
+    fn jit_code(&mut self, code: &JitCode) -> Result<(), Self::Error>;
 
     /// A stack, outermost frame first.
     ///

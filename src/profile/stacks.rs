@@ -35,7 +35,9 @@ ids!(
     /// A node in a [`StackTable`]: a frame together with all frames outside it.
     NodeId,
     /// A stack in a [`StackTable`].
-    StackId
+    StackId,
+    /// Code that was compiled at run time, in a [`JitTable`](super::JitTable).
+    JitId
 );
 
 /// What makes two frames the same before symbols are known.
@@ -64,6 +66,15 @@ pub enum FrameKey {
         /// What kind of code it is.
         kind: FunctionKind,
     },
+    /// Machine code that was compiled at run time and has a name: put there when a recording is read.
+    Jit {
+        /// What it is.
+        code: JitId,
+        /// The address in the process.
+        address: u64,
+        /// Whether `address` is a return address, to be looked up one byte back.
+        is_return_address: bool,
+    },
     /// On a CPU inside a system call of this number: the innermost frame of a running thread.
     Syscall(u32),
     /// Asleep in a system call of this number.
@@ -80,6 +91,22 @@ pub enum FrameKey {
     ChildrenEnded,
     /// CPU time of a thread that was only ever found asleep: the innermost frame, put there when a recording is read.
     UnseenCpu,
+}
+
+impl FrameKey {
+    /// Where to look its function up, if it is machine code that no file backs and that has no name yet: inside the
+    /// call for a return address.
+    pub fn anonymous_code(self) -> Option<u64> {
+        match self {
+            FrameKey::Code {
+                module: None,
+                address,
+                is_return_address,
+                ..
+            } => Some(address.saturating_sub(u64::from(is_return_address))),
+            _ => None,
+        }
+    }
 }
 
 /// How a stack ended, as far as a profile cares.

@@ -90,6 +90,11 @@ impl AddressSpace {
         &self.modules
     }
 
+    /// Its mappings.
+    pub(super) fn mappings(&self) -> &[Mapping] {
+        &self.mappings
+    }
+
     /// Where stacks can be.
     pub(super) fn stacks(&self) -> &StackMappings {
         &self.stacks

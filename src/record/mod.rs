@@ -10,6 +10,7 @@ mod finder;
 mod functions;
 mod habits;
 mod images;
+mod jit;
 mod look;
 mod meter;
 mod overhead;

@@ -20,6 +20,7 @@ use super::children::ChildrenCpu;
 use super::functions::FunctionIds;
 use super::habits::Unexplained;
 use super::images::Images;
+use super::jit::{JitBudget, JitNames};
 use super::look::{Looked, ProcessView};
 use super::overhead::Pauses;
 use super::process_table::Kin;
@@ -103,6 +104,8 @@ pub(super) struct TargetProcess {
     pub children: ChildrenCpu,
     /// Looks at it that are still to come in which it counts as new.
     looks_as_new: u8,
+    /// Names of the code that it compiles.
+    jit: JitNames,
 }
 
 impl TargetProcess {
@@ -152,6 +155,7 @@ impl TargetProcess {
             parent: kin.map(|kin| kin.parent),
             children: ChildrenCpu::new(children_ns_before),
             looks_as_new: LOOKS_AS_NEW,
+            jit: JitNames::default(),
         })
     }
 
@@ -401,6 +405,43 @@ impl TargetProcess {
         }
         keys.extend(kernel);
         Ok(())
+    }
+
+    /// Notes where the last walked stack, recorded as `keys`, has code that no file backs, so that it gets names.
+    pub(super) fn note_anonymous_code(&mut self, keys: &[FrameKey]) {
+        let mut is_first = false;
+        for lookup_address in keys.iter().filter_map(|key| key.anonymous_code()) {
+            if self.space.modules().is_executable(Avma(lookup_address)) {
+                is_first |= self.jit.want(lookup_address);
+            }
+        }
+        // Not only at the next flush, when it may have ended.
+        if is_first {
+            self.jit
+                .find_files(self.memory.pid(), self.space.mappings());
+        }
+    }
+
+    /// Takes names for the code it has compiled, as far as `budget` goes.
+    ///
+    /// # Errors
+    /// When `sink` could not keep them.
+    pub(super) fn name_jit_code<S: SampleSink>(
+        &mut self,
+        began_ns: u64,
+        budget: &mut JitBudget,
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
+        self.jit
+            .find_files(self.memory.pid(), self.space.mappings());
+        let now_ns = clock::monotonic_ns();
+        let codes = self.jit.read(self.id, now_ns, began_ns, false, budget);
+        codes.iter().try_for_each(|code| sink.jit_code(code))
+    }
+
+    /// What is left to name when it has ended, and under which number.
+    pub(super) fn into_jit(self) -> (ProcessId, JitNames) {
+        (self.id, self.jit)
     }
 
     /// Reads the process's CPU clock, at every tick unless that takes long (the kernel adds up all threads): at most one

@@ -1,6 +1,7 @@
 //! One recording, from the first look to the last: the event loop.
 
 mod accounts;
+mod jit;
 mod processes;
 mod tick;
 
@@ -9,12 +10,14 @@ use std::time::Duration;
 use sampler_platforms::linux::{self, JobControl, StopWatch, clock};
 use sampler_unwind::interpreter::Languages;
 
+use self::jit::EndedJit;
 use self::processes::Thoroughness;
 use super::budget::Share;
 use super::costs::{Costs, OwnUse};
 use super::finder::Finder;
 use super::functions::FunctionIds;
 use super::images::Images;
+use super::jit::JitBudget;
 use super::look::{Looker, is_late};
 use super::overhead::{OwnCpu, Slice};
 use super::process::TargetProcess;
@@ -76,6 +79,8 @@ pub struct Recorder<'s, S: SampleSink> {
     /// In the order in which they were found: parents before their children.
     processes: Vec<TargetProcess>,
     images: Images,
+    jit_budget: JitBudget,
+    ended_jit: EndedJit,
     looker: Looker,
     costs: Costs,
     schedule: Schedule,
@@ -134,6 +139,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             finder: Finder::new(selection),
             processes: Vec::new(),
             images: Images::default(),
+            jit_budget: JitBudget::default(),
+            ended_jit: EndedJit::default(),
             costs: Costs::default(),
             keys: Vec::new(),
             functions: FunctionIds::default(),
@@ -284,6 +291,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 process.refresh_description(self.sink)?;
                 process.refresh_mappings_if_due(now_ns, &mut self.images, self.sink)?;
             }
+            self.name_jit_code()?;
             self.flush()?;
         }
         Ok(())
@@ -305,6 +313,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         for index in 0..self.processes.len() {
             self.close_accounts(index)?;
         }
+        self.name_all_jit_code()?;
         self.flush()
     }
 

@@ -10,6 +10,7 @@ use sampler_unwind::interpreter::Languages;
 use super::costs::{Costs, OwnUse};
 use super::functions::FunctionIds;
 use super::images::Images;
+use super::jit::JitBudget;
 use super::look::{self, Looker, Seen, Unseen, Waiting};
 use super::process::{Baseline, ProcessSettings, TargetProcess};
 use crate::profile::{
@@ -95,7 +96,14 @@ pub fn snapshot<S: SampleSink>(
                     looker.walk_again(view, interpreters, &mut threads[at]);
                 }
                 costs.walked(looker.looked());
-                Ok(keep(&mut looker, &process, at, seen, &mut functions, sink)?)
+                Ok(keep(
+                    &mut looker,
+                    &mut process,
+                    at,
+                    seen,
+                    &mut functions,
+                    sink,
+                )?)
             }
             Err(missed) => Err(missed),
         };
@@ -108,6 +116,9 @@ pub fn snapshot<S: SampleSink>(
         });
     }
     let elapsed_ns = clock::monotonic_ns() - began_ns;
+    let mut budget = JitBudget::default();
+    budget.begin_end();
+    process.name_jit_code(began_ns, &mut budget, sink)?;
     Ok(Snapshot {
         threads,
         summary: costs.summary(elapsed_ns, 0.0, OwnUse::now()),
@@ -148,7 +159,7 @@ fn look(
 
 fn keep<S: SampleSink>(
     looker: &mut Looker,
-    process: &TargetProcess,
+    process: &mut TargetProcess,
     at: usize,
     seen: Seen,
     functions: &mut FunctionIds,
@@ -157,6 +168,7 @@ fn keep<S: SampleSink>(
     let mut keys = Vec::new();
     let looked = looker.looked();
     process.keys(looked, seen.kernel, functions, sink, &mut keys)?;
+    process.note_anonymous_code(&keys);
     let stack = sink.stack(&keys, End::from(looked.stack.end))?;
     let thread = process.threads[at].id;
     let weights = Weights::default();

@@ -26,7 +26,10 @@ pub(super) const THREADS_MAX: u32 = 1 << 22;
 const MODULES_MAX: u32 = 1 << 20;
 const MAPPINGS_MAX: u32 = 1 << 22;
 pub(super) const FUNCTIONS_MAX: u32 = 1 << 18;
-/// Command lines, paths, names and images of the whole recording.
+const JIT_CODES_MAX: u32 = 1 << 20;
+/// What a line of code that was compiled at run time takes in memory, beside the texts.
+const JIT_LINE_BYTES: usize = 16;
+/// Command lines, paths, names and images of the whole recording, and the lines of code that was compiled at run time.
 const TEXT_BYTES_MAX: usize = 256 << 20;
 
 /// A recording would hold more of something than a reader takes.
@@ -45,6 +48,7 @@ pub(super) struct Counts {
     pub(super) modules: u32,
     pub(super) functions: u32,
     mappings: u32,
+    jit_codes: u32,
     text_bytes: usize,
 }
 
@@ -67,6 +71,31 @@ impl Counts {
 
     pub(super) fn add_mapping(&mut self) -> Result<u32, LimitExceeded> {
         next(&mut self.mappings, MAPPINGS_MAX, "mappings")
+    }
+
+    pub(super) fn add_jit_code<T: AsRef<[u8]>>(
+        &mut self,
+        name: &str,
+        files: &[T],
+        lines: usize,
+    ) -> Result<(), LimitExceeded> {
+        next(
+            &mut self.jit_codes,
+            JIT_CODES_MAX,
+            "functions compiled at run time",
+        )?;
+        self.add_text(name.as_bytes())?;
+        files
+            .iter()
+            .try_for_each(|file| self.add_text(file.as_ref()))?;
+        self.text_bytes = self
+            .text_bytes
+            .saturating_add(lines.saturating_mul(JIT_LINE_BYTES));
+        at_most(
+            self.text_bytes,
+            TEXT_BYTES_MAX,
+            "lines of code compiled at run time",
+        )
     }
 
     pub(super) fn add_text(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {

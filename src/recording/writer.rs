@@ -11,10 +11,11 @@ use super::limits::{
 };
 use super::v1::{
     Columns, Frame, History, Record, Start, SummaryCodec, end_number, function_record,
+    jit_source_number, recorded_lines,
 };
 use super::{MAGIC, RecordingInfo, VERSION};
 use crate::profile::{
-    End, FrameKey, FunctionId, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
+    End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
     SampleSink, StackId, StackNode, StackTable, Summary, ThreadId, ThreadInfo, UnknownId,
 };
 
@@ -350,6 +351,23 @@ impl<W: Write> SampleSink for Writer<W> {
             start,
             end,
             bias,
+        })
+    }
+
+    fn jit_code(&mut self, code: &JitCode) -> Result<(), WriteError> {
+        self.check_process(code.process)?;
+        self.counts
+            .add_jit_code(&code.name, &code.files, code.lines.len())?;
+        self.make_records()?;
+        self.push(&Record::Jit {
+            process: code.process.0,
+            start: code.start,
+            size: code.size,
+            from_ns: code.from_ns,
+            source: jit_source_number(code.source),
+            name: &code.name,
+            files: code.files.iter().map(String::as_str).collect(),
+            lines: recorded_lines(&code.lines),
         })
     }
 

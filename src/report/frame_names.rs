@@ -3,8 +3,11 @@
 use sampler_unwind::interpreter::{Function, FunctionKind};
 
 use super::By;
-use crate::profile::{End, FrameKey, FrameKind, ModuleInfo, ResolvedFrame};
-use crate::symbols::{Symbol, module_name, syscall_name};
+use crate::profile::{End, FrameKey, FrameKind, JitCode, ModuleInfo, ResolvedFrame};
+use crate::symbols::{Symbol, demangle, module_name, syscall_name};
+
+/// What stands for the module of code that was compiled at run time.
+const JIT_MODULE: &str = "[jit]";
 
 /// The frame of interpreted code, of a function that is called `name`.
 pub(super) fn interpreted_frame(
@@ -55,7 +58,7 @@ fn file_name(file: &str) -> &str {
 /// The frame for `key` where that is no machine code.
 pub(super) fn special_frame(key: FrameKey) -> Option<ResolvedFrame> {
     let (function, kind) = match key {
-        FrameKey::Code { .. } | FrameKey::Interpreted { .. } => return None,
+        FrameKey::Code { .. } | FrameKey::Interpreted { .. } | FrameKey::Jit { .. } => return None,
         FrameKey::Syscall(number) => (
             format!("[syscall: {}]", syscall_name(number)),
             FrameKind::Kernel,
@@ -108,6 +111,20 @@ pub(super) fn named_frame(module: &ModuleInfo, symbol: Symbol, by: By) -> Resolv
         file: symbol.file,
         line: symbol.line,
         inlined: symbol.inlined,
+        kind: FrameKind::Native,
+        language: None,
+    }
+}
+
+/// The frame of `code` at `lookup_address` in the process.
+pub(super) fn jit_frame(code: &JitCode, lookup_address: u64) -> ResolvedFrame {
+    let line = code.line_at(lookup_address);
+    ResolvedFrame {
+        function: demangle(&code.name),
+        module: Some(JIT_MODULE.to_owned()),
+        file: line.map(|(file, _)| file.to_owned()),
+        line: line.map(|(_, line)| line),
+        inlined: false,
         kind: FrameKind::Native,
         language: None,
     }

@@ -2,10 +2,12 @@
 
 mod frame_names;
 mod functions;
+mod overview;
 mod resolve;
 mod unnamed;
 mod view;
 
+pub use overview::{JitOverview, ModuleOverview, Seen, SymbolsOverview, overview};
 pub use resolve::{resolve, resolve_by};
 pub use view::{FrameFilter, filter};
 

@@ -5,11 +5,13 @@
 
 use rustc_hash::FxHashMap;
 
-use super::frame_names::{end_frame, interpreted_frame, named_frame, special_frame, unknown_frame};
+use super::frame_names::{
+    end_frame, interpreted_frame, jit_frame, named_frame, special_frame, unknown_frame,
+};
 use super::unnamed::Unnamed;
 use super::{By, functions};
 use crate::profile::{
-    End, FrameKey, FrameKind, NodeId, ProcessId, ProcessInfo, Profile, ResolvedFrame,
+    End, FrameId, FrameKey, FrameKind, NodeId, ProcessId, ProcessInfo, Profile, ResolvedFrame,
     ResolvedProfile, ResolvedThread, StackId, StackTable, StackWeights, ThreadId, ThreadInfo,
     ThreadStack, WeightedStack,
 };
@@ -137,7 +139,7 @@ struct Names {
 struct Expansion {
     /// Innermost first: inlined functions, then the one whose code it is.
     frames: Vec<u32>,
-    /// Position of the module whose code has no name here.
+    /// Position of the module whose code has no name here; behind the last for code that no file backs.
     unnamed_module: Option<usize>,
     /// Whether it is a remark of ours.
     is_note: bool,
@@ -168,11 +170,16 @@ impl Names {
                 names.set(index, frame, None);
                 continue;
             }
-            match special_frame(key) {
+            match special_frame(key).or_else(|| named_jit_frame(profile, key)) {
                 Some(frame) => names.set(index, [frame], None),
                 None => match module_of(key).and_then(|module| by_module.get_mut(module)) {
                     Some(of_module) => of_module.push(index),
-                    None => names.set(index, [unknown_frame(None, address_of(key))], None),
+                    None => {
+                        let frame = unknown_frame(None, address_of(key));
+                        let is_anonymous = key.anonymous_code().is_some();
+                        let counted = is_anonymous.then_some(profile.modules.len());
+                        names.set(index, [frame], counted);
+                    }
                 },
             }
         }
@@ -250,6 +257,21 @@ impl Names {
     }
 }
 
+/// The frame of code that was compiled at run time.
+fn named_jit_frame(profile: &Profile, key: FrameKey) -> Option<ResolvedFrame> {
+    match key {
+        FrameKey::Jit {
+            code,
+            address,
+            is_return_address,
+        } => {
+            let lookup_address = address.saturating_sub(u64::from(is_return_address));
+            Some(jit_frame(profile.jit.get(code)?, lookup_address))
+        }
+        _ => None,
+    }
+}
+
 fn module_of(key: FrameKey) -> Option<usize> {
     match key {
         FrameKey::Code { module, .. } => module.map(|module| module.index()),
@@ -259,13 +281,13 @@ fn module_of(key: FrameKey) -> Option<usize> {
 
 fn address_of(key: FrameKey) -> u64 {
     match key {
-        FrameKey::Code { address, .. } => address,
+        FrameKey::Code { address, .. } | FrameKey::Jit { address, .. } => address,
         _ => 0,
     }
 }
 
 /// Inside the call for a return address: the call may be the last instruction of its function.
-fn lookup_of(key: FrameKey) -> u64 {
+pub(super) fn lookup_of(key: FrameKey) -> u64 {
     match key {
         FrameKey::Code {
             address,
@@ -281,6 +303,8 @@ struct StackResolver<'a> {
     profile: &'a Profile,
     names: Names,
     unnamed: Unnamed,
+    /// Code compiled at run time whose name was told only after it was seen.
+    named_late: FxHashMap<(ProcessId, FrameId), Expansion>,
 }
 
 impl<'a> StackResolver<'a> {
@@ -295,6 +319,32 @@ impl<'a> StackResolver<'a> {
             profile,
             names,
             unnamed,
+            named_late: FxHashMap::default(),
+        }
+    }
+
+    /// Looks for names of the anonymous code in a stack of `process`: what is known when the recording has ended.
+    fn name_late(&mut self, process: ProcessId, innermost: NodeId) {
+        let Profile { table, jit, .. } = self.profile;
+        if jit.codes().is_empty() {
+            return;
+        }
+        for frame in frames(table, innermost) {
+            let key = table.frames().get(frame.index());
+            let Some(lookup_address) = key.and_then(|key| key.anonymous_code()) else {
+                continue;
+            };
+            let code = jit.find_whenever(process, lookup_address);
+            let Some(code) = code.and_then(|code| jit.get(code)) else {
+                continue;
+            };
+            let frames = &mut self.names.frames;
+            self.named_late
+                .entry((process, frame))
+                .or_insert_with(|| Expansion {
+                    frames: vec![frames.add(jit_frame(code, lookup_address))],
+                    ..Expansion::default()
+                });
         }
     }
 
@@ -304,13 +354,18 @@ impl<'a> StackResolver<'a> {
         stack: StackId,
         weights: StackWeights,
     ) -> Option<WeightedStack> {
-        self.profile.threads.get(thread.index())?;
+        let process = self.profile.threads.get(thread.index())?.process;
         let &(innermost, end) = self.profile.table.stacks().get(stack.index())?;
+        self.name_late(process, innermost);
         self.unnamed.begin_stack(weights.samples);
-        let mut frames = Vec::new();
+        let mut resolved = Vec::new();
         let mut is_only_notes = true;
-        for expansion in expansions(&self.profile.table, &self.names.expansions, innermost) {
-            frames.extend_from_slice(&expansion.frames);
+        for frame in frames(&self.profile.table, innermost) {
+            let late = self.named_late.get(&(process, frame));
+            let Some(expansion) = late.or_else(|| self.names.expansions.get(frame.index())) else {
+                continue;
+            };
+            resolved.extend_from_slice(&expansion.frames);
             is_only_notes &= expansion.is_note;
             if let Some(module) = expansion.unnamed_module {
                 self.unnamed.count_in_stack(module);
@@ -318,11 +373,11 @@ impl<'a> StackResolver<'a> {
         }
         // A stack of which nothing was seen is not a part of one.
         if !is_only_notes {
-            frames.extend(self.end_frame(end));
+            resolved.extend(self.end_frame(end));
         }
-        frames.reverse();
+        resolved.reverse();
         Some(WeightedStack {
-            frames,
+            frames: resolved,
             thread: thread.0,
             end,
             weights,
@@ -334,25 +389,21 @@ impl<'a> StackResolver<'a> {
     }
 }
 
-/// What the frames from `innermost` outwards stand for.
-fn expansions<'a>(
-    table: &'a StackTable,
-    expansions: &'a [Expansion],
-    innermost: NodeId,
-) -> impl Iterator<Item = &'a Expansion> {
+/// The frames from `innermost` outwards.
+pub(super) fn frames(table: &StackTable, innermost: NodeId) -> impl Iterator<Item = FrameId> {
     let node = |id: NodeId| table.nodes().get(id.index()).map(|node| (id, node));
     // Ends because a caller has a lower number; one that has not is where a damaged table is left.
     std::iter::successors(node(innermost), move |(id, current)| {
         current.caller.filter(|caller| caller < id).and_then(node)
     })
-    .filter_map(|(_, current)| expansions.get(current.frame.index()))
+    .map(|(_, current)| current.frame)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::profile::{Birth, ModuleId, ModuleInfo};
-    use crate::symbols::{NameFile, NameSource, Symbol};
+    use crate::symbols::{NameFile, NameSource, NameTable, Symbol};
     use sampler_unwind::FrameOrigin;
 
     /// Knows `inner`, inlined into `outer`, at 0x10 to 0x1f of every module but `libstripped.so`, of which it knows where

@@ -13,6 +13,7 @@ const MENTIONED_MAX: usize = 10;
 /// Counts, per module, addresses without a name and samples that have one in their stack.
 #[derive(Debug)]
 pub(super) struct Unnamed {
+    /// Behind the last module, code that no file backs.
     modules: Vec<Counts>,
     samples: u64,
     /// Stacks begun so far, and the samples of the current one.
@@ -34,7 +35,7 @@ impl Unnamed {
     /// Nothing counted for `modules` modules.
     pub(super) fn new(modules: usize) -> Self {
         Self {
-            modules: vec![Counts::default(); modules],
+            modules: vec![Counts::default(); modules + 1],
             samples: 0,
             stacks: 0,
             samples_of_stack: 0,
@@ -77,10 +78,24 @@ impl Unnamed {
             .collect();
         mentioned.sort_by_key(|(counts, _)| Reverse(counts.samples));
         mentioned.truncate(MENTIONED_MAX);
-        mentioned
+        let mut notes: Vec<String> = mentioned
             .into_iter()
             .map(|(counts, module)| self.note(counts, module_name(module)))
-            .collect()
+            .collect();
+        notes.extend(self.note_of_anonymous_code());
+        notes
+    }
+
+    fn note_of_anonymous_code(&self) -> Option<String> {
+        let per_mille = self.per_mille(self.modules.last()?);
+        (per_mille >= MENTIONED_FROM_PER_MILLE).then(|| {
+            format!(
+                "code compiled at run time: no names ({}.{} % of samples); a perf map or jitdump would have them, e.g. \
+                 of node --perf-basic-prof",
+                per_mille / 10,
+                per_mille % 10
+            )
+        })
     }
 
     fn note(&self, counts: &Counts, name: &str) -> String {

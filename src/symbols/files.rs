@@ -79,6 +79,11 @@ impl ElfOnDisk {
         })
     }
 
+    /// All of it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The parsed headers.
     ///
     /// # Errors
@@ -104,6 +109,22 @@ impl ElfOnDisk {
     /// Its GNU build ID.
     pub(super) fn build_id(&self) -> Option<BuildId> {
         self.elf().ok()?.build_id()
+    }
+}
+
+impl ModuleFiles {
+    /// Whether one of them has DWARF.
+    pub(super) fn has_debug_info(&self) -> bool {
+        let files = [&self.main, &self.debug].into_iter().flatten();
+        files
+            .filter_map(|file| file.elf().ok())
+            .any(|elf| elf.has_debug_info())
+    }
+
+    /// Takes the debug file at `path`, if it is the one of `build_id`.
+    pub(super) fn set_debug(&mut self, path: &Path, build_id: &BuildId) {
+        let file = ElfOnDisk::open(path, NameFile::BuildId).ok();
+        self.debug = file.filter(|file| file.build_id().as_ref() == Some(build_id));
     }
 }
 
@@ -313,7 +334,7 @@ pub(crate) fn module_name(module: &ModuleInfo) -> &str {
 }
 
 /// The absolute path `path` inside the directory `root`. `..` is left out: it must not lead out of it.
-fn below(root: &Path, path: &Path) -> PathBuf {
+pub(super) fn below(root: &Path, path: &Path) -> PathBuf {
     let parts = path.components().filter_map(|part| match part {
         Component::Normal(part) => Some(part),
         _ => None,
@@ -330,4 +351,10 @@ fn with_debug_suffix(name: &OsStr) -> OsString {
     let mut name = name.to_owned();
     name.push(".debug");
     name
+}
+
+/// Whether the file at `path` is an ELF file with this build ID.
+pub(super) fn has_build_id(path: &Path, build_id: &BuildId) -> bool {
+    ElfOnDisk::open(path, NameFile::BuildId)
+        .is_ok_and(|file| file.build_id().as_ref() == Some(build_id))
 }

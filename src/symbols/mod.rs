@@ -2,9 +2,12 @@
 //!
 //! [`FileSymbolizer`] asks, for each module, the file that was mapped and its separate debug file: first whether they
 //! are what ran (build ID), then the symbol tables for the function, then DWARF, by blazesym, for what was inlined
-//! into it and for lines. Nothing of this happens before a report is made.
+//! into it and for lines. Nothing of this happens before a report is made. What was answered before comes from a cache,
+//! what is not here from a symbol pack, or from a server where that is asked for.
 
+mod cache;
 mod contain;
+mod debuginfod;
 mod demangle;
 mod dwarf;
 mod elf;
@@ -12,6 +15,7 @@ mod files;
 mod functions;
 mod go;
 mod mini_debug_info;
+mod pack;
 mod plt;
 mod source;
 mod stand_ins;
@@ -21,11 +25,14 @@ mod syscall;
 #[cfg(test)]
 mod tests;
 
+pub use cache::SymbolCache;
+pub use debuginfod::DebuginfodSettings;
 pub use demangle::demangle;
 pub use files::SymbolPaths;
 pub(crate) use files::module_name;
+pub use pack::{PackError, PackSummary, SymbolPack};
 pub use source::{NameFile, NameSource, NameTable};
-pub use symbolizer::FileSymbolizer;
+pub use symbolizer::{FileSymbolizer, ModuleSources};
 pub use syscall::syscall_name;
 
 use crate::profile::ModuleInfo;

@@ -1,14 +1,19 @@
 //! Names from files: the implementation of [`Symbolize`] behind `sampler report`.
 
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sampler_unwind::{ElfImage, ImageBytes};
 
+use super::cache::{CacheKey, SymbolCache};
+use super::debuginfod::{Debuginfod, DebuginfodSettings};
 use super::dwarf::{self, DwarfFiles};
 use super::elf::Elf;
-use super::files::{ElfOnDisk, ModuleFiles, SymbolPaths, module_name};
+use super::files::{ElfOnDisk, ModuleFiles, SymbolPaths, has_build_id, module_name};
 use super::functions::{CodeFunctions, symbols_at};
 use super::mini_debug_info::mini_debug_info;
+use super::pack::{PackSummary, PackWriter, SymbolPack};
 use super::stand_ins::StandIns;
 use super::symbol_table::FunctionSymbols;
 use super::{NameFile, NameSource, NameTable, Symbol, Symbolize, go};
@@ -23,7 +28,23 @@ pub struct FileSymbolizer {
     paths: SymbolPaths,
     /// Functions that were inlined are left out.
     without_inlined: bool,
+    cache: Option<SymbolCache>,
+    has_trimmed_cache: bool,
+    debuginfod: Option<Debuginfod>,
+    /// Its folder is in `paths`.
+    pack: Option<SymbolPack>,
     notes: Vec<String>,
+}
+
+/// The files of a module on this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModuleSources {
+    /// The file that ran.
+    pub main: Option<PathBuf>,
+    /// Its separate debug file.
+    pub debug: Option<PathBuf>,
+    /// Whether one of them has source lines.
+    pub has_debug_info: bool,
 }
 
 impl FileSymbolizer {
@@ -31,9 +52,27 @@ impl FileSymbolizer {
     pub fn new(paths: SymbolPaths) -> Self {
         Self {
             paths,
-            without_inlined: false,
-            notes: Vec::new(),
+            ..Self::default()
         }
+    }
+
+    /// Keeps answers in `cache`, and takes those of earlier reports from there.
+    pub fn with_cache(self, cache: Option<SymbolCache>) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// Asks servers for debug files that are not here.
+    pub fn with_debuginfod(self, settings: Option<DebuginfodSettings>) -> Self {
+        let debuginfod = settings.map(Debuginfod::new);
+        Self { debuginfod, ..self }
+    }
+
+    /// Looks for files in `pack` first. What comes from there is kept in no cache: its files go away.
+    pub fn with_pack(mut self, pack: SymbolPack) -> Self {
+        pack.add_to(&mut self.paths);
+        self.cache = None;
+        self.pack = Some(pack);
+        self
     }
 
     /// Whether functions that the compiler inlined are named too.
@@ -42,6 +81,41 @@ impl FileSymbolizer {
             without_inlined: !inlined,
             ..self
         }
+    }
+}
+
+impl FileSymbolizer {
+    /// Which files of `module` are here.
+    pub fn sources(&mut self, module: &ModuleInfo) -> ModuleSources {
+        if module.image.is_some() {
+            return ModuleSources::default();
+        }
+        let files = self.find_files(module);
+        let path = |file: &Option<ElfOnDisk>| file.as_ref().map(|file| file.path.clone());
+        ModuleSources {
+            main: path(&files.main),
+            debug: path(&files.debug),
+            has_debug_info: files.has_debug_info(),
+        }
+    }
+
+    /// Writes what is needed to name code of `modules` elsewhere.
+    ///
+    /// # Errors
+    /// When `out` cannot be written to.
+    pub fn pack(&mut self, modules: &[ModuleInfo], out: impl Write) -> io::Result<PackSummary> {
+        let mut writer = PackWriter::create(out)?;
+        for module in modules {
+            let files = self.find_files(module);
+            if files.main.is_none() && files.debug.is_none() {
+                writer.note(module, "no file of it is here");
+            }
+            writer.add(module, &files)?;
+            writer.add_shared(&self.paths, &files)?;
+        }
+        let mut summary = writer.finish()?;
+        summary.notes.splice(0..0, self.notes.iter().cloned());
+        Ok(summary)
     }
 }
 
@@ -104,11 +178,64 @@ impl FileSymbolizer {
         join(addresses, &mut tables, &[], stand_ins.as_ref())
     }
 
-    /// Names the `addresses`, in ascending order, by the files of `module`.
-    fn name_by_files(&mut self, module: &ModuleInfo, addresses: &[u64]) -> Vec<Vec<Symbol>> {
+    /// The files of `module`, from servers too.
+    fn find_files(&mut self, module: &ModuleInfo) -> ModuleFiles {
         let mut files = self.paths.find(module);
+        let main = files.main.as_ref();
+        let build_id = module.build_id.clone().or_else(|| main?.build_id());
+        if let (Some(debuginfod), Some(build_id)) = (&mut self.debuginfod, build_id)
+            && files.debug.is_none()
+            && !files.has_debug_info()
+        {
+            let is_right = |path: &Path| has_build_id(path, &build_id);
+            let mut notes = Vec::new();
+            if let Some(path) = debuginfod.find(&build_id, is_right, &mut notes) {
+                files.set_debug(&path, &build_id);
+            }
+            if files.debug.is_some() {
+                // Whatever was wrong with others is made good.
+                files.refused.clear();
+            }
+            files.refused.append(&mut notes);
+        }
         files.refused.drain(..).for_each(|note| self.add_note(note));
-        let functions = self.ask_for_lines(module, &files, addresses);
+        files
+    }
+
+    /// Names the `addresses`, in ascending order, by the files of `module`, or by what they said before.
+    fn name_by_files(&mut self, module: &ModuleInfo, addresses: &[u64]) -> Vec<Vec<Symbol>> {
+        let files = self.find_files(module);
+        let key = self.cache.as_ref().and_then(|_| cache_key(module, &files));
+        let (Some(cache), Some(key)) = (self.cache.clone(), key) else {
+            return self.ask_files(module, &files, addresses);
+        };
+        let mut answers = cache.load(&key);
+        let is_new = |address: &u64| !answers.contains_key(address);
+        let unknown: Vec<u64> = addresses.iter().copied().filter(is_new).collect();
+        if !unknown.is_empty() {
+            let notes = self.notes.len();
+            let symbols = self.ask_files(module, &files, &unknown);
+            answers.extend(unknown.into_iter().zip(symbols));
+            // What is wrong with a file is to be told each time.
+            if self.notes.len() == notes {
+                cache.store(&key, &answers);
+                if !std::mem::replace(&mut self.has_trimmed_cache, true) {
+                    cache.trim();
+                }
+            }
+        }
+        let take = |address: &u64| answers.remove(address).unwrap_or_default();
+        addresses.iter().map(take).collect()
+    }
+
+    /// Names the `addresses`, in ascending order, by `files`.
+    fn ask_files(
+        &mut self,
+        module: &ModuleInfo,
+        files: &ModuleFiles,
+        addresses: &[u64],
+    ) -> Vec<Vec<Symbol>> {
+        let functions = self.ask_for_lines(module, files, addresses);
         let mut elfs: Vec<(Elf<'_>, NameFile)> = [&files.main, &files.debug]
             .into_iter()
             .flatten()
@@ -290,6 +417,15 @@ impl FileSymbolizer {
             self.notes.push(note);
         }
     }
+}
+
+/// What answers about `module` depend on; `None` for one that cannot be told from others.
+fn cache_key(module: &ModuleInfo, files: &ModuleFiles) -> Option<CacheKey> {
+    let paths = [&files.main, &files.debug].into_iter().flatten();
+    CacheKey::new(
+        module.build_id.as_ref(),
+        paths.map(|file| file.path.as_path()),
+    )
 }
 
 /// Brings together what the symbol tables and other sources say about each of `addresses`.

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod interrupts;
 pub mod permission;
 pub mod proc;
+pub mod rooted_file;
 pub mod spawn;
 pub mod target_file;
 

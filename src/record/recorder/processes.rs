@@ -72,6 +72,7 @@ impl<S: SampleSink> Recorder<'_, S> {
             if let Some(parent) = process.parent.and_then(|parent| self.process(parent)) {
                 parent.children.explain(process.known_cpu_ns());
             }
+            self.keep_jit_of_ended(process)?;
             self.finder.ended(pid);
         }
         Ok(())

@@ -208,6 +208,7 @@ impl<S: SampleSink> Recorder<'_, S> {
         self.costs.walked(looked);
         let functions = &mut self.functions;
         process.keys(looked, seen.kernel, functions, self.sink, &mut self.keys)?;
+        process.note_anonymous_code(&self.keys);
         let end = End::from(looked.stack.end);
         let id = self.sink.stack(&self.keys, end)?;
         let thread = &mut process.threads[at];

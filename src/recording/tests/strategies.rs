@@ -6,8 +6,9 @@ use sampler_unwind::{BuildId, FrameOrigin};
 
 use super::support::Call;
 use crate::profile::{
-    Birth, End, FrameKey, FramesLost, FunctionId, LeftOut, Missed, ModuleId, ModuleInfo,
-    Observation, ProcessInfo, StackId, Summary, ThreadId, ThreadState, Weights,
+    Birth, End, FrameKey, FramesLost, FunctionId, JitCode, JitLine, JitSource, LeftOut, Missed,
+    ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, StackId, Summary, ThreadId,
+    ThreadState, Weights,
 };
 
 fn texts() -> impl Strategy<Value = String> {
@@ -143,6 +144,34 @@ fn births() -> impl Strategy<Value = Option<Birth>> {
     prop::option::of(birth)
 }
 
+fn jit_codes() -> impl Strategy<Value = JitCode> {
+    let lines = prop::collection::vec((0..1000u64, any::<u32>(), any::<u32>()), 0..4);
+    let files = prop::collection::vec(texts(), 0..3);
+    (any::<(u32, u64, u64, u64, bool)>(), texts(), files, lines).prop_map(
+        |((process, start, size, from_ns, is_dump), name, files, lines)| {
+            let mut lines: Vec<JitLine> = lines
+                .into_iter()
+                .map(|(offset, file, line)| JitLine { offset, file, line })
+                .collect();
+            lines.sort_by_key(|line| line.offset);
+            JitCode {
+                process: ProcessId(process),
+                start,
+                size,
+                from_ns,
+                source: if is_dump {
+                    JitSource::JitDump
+                } else {
+                    JitSource::PerfMap
+                },
+                name,
+                files,
+                lines,
+            }
+        },
+    )
+}
+
 /// Any call of a sink.
 pub(super) fn calls() -> impl Strategy<Value = Call> {
     let ends = prop_oneof![
@@ -167,6 +196,7 @@ pub(super) fn calls() -> impl Strategy<Value = Call> {
         1 => any::<(u32, u32, u64, u64, u64)>().prop_map(|(process, module, start, end, bias)| {
             Call::Mapping(process, module, start, end, bias)
         }),
+        1 => jit_codes().prop_map(Call::Jit),
         4 => (prop::collection::vec(frames(), 0..6), ends)
             .prop_map(|(frames, end)| Call::Stack(frames, end)),
         12 => observations().prop_map(Call::Observation),

@@ -3,7 +3,7 @@
 use sampler_unwind::interpreter::Function;
 
 use crate::profile::{
-    End, FrameKey, FunctionId, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
+    End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
     SampleSink, StackId, Summary, ThreadId, ThreadInfo, UnknownId,
 };
 
@@ -15,6 +15,7 @@ pub(super) enum Event {
     Module(ModuleInfo),
     Function(Function),
     Mapping(u32, u32, u64, u64, u64),
+    Jit(JitCode),
     Observation(u32, Vec<FrameKey>, End, Observation),
     Flush(Summary),
 }
@@ -96,6 +97,14 @@ impl SampleSink for Log {
         Ok(())
     }
 
+    fn jit_code(&mut self, code: &JitCode) -> Result<(), UnknownId> {
+        self.events.push(Event::Jit(JitCode {
+            process: ProcessId(own_id(code.process.0)),
+            ..code.clone()
+        }));
+        Ok(())
+    }
+
     fn stack(&mut self, outermost_first: &[FrameKey], end: End) -> Result<StackId, UnknownId> {
         let frames = match outermost_first {
             // As `StackTable` has it.
@@ -173,6 +182,7 @@ pub(super) enum Call {
     Module(ModuleInfo),
     Function(Function),
     Mapping(u32, u32, u64, u64, u64),
+    Jit(JitCode),
     Stack(Vec<FrameKey>, End),
     Observation(Observation),
     Flush(Summary),
@@ -219,6 +229,15 @@ impl<'s, S: SampleSink> Teller<'s, S> {
                 let process = pick(&self.processes, *process);
                 if let (Some(process), Some(module)) = (process, pick(&self.modules, *module)) {
                     self.sink.mapping(process, module, *start, *end, *bias)?;
+                }
+            }
+            Call::Jit(code) => {
+                if let Some(process) = pick(&self.processes, code.process.0) {
+                    let code = JitCode {
+                        process,
+                        ..code.clone()
+                    };
+                    self.sink.jit_code(&code)?;
                 }
             }
             Call::Stack(frames, end) => {

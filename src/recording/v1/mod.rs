@@ -10,6 +10,8 @@ mod replay;
 mod summary;
 
 pub(super) use observations::{Columns, History};
-pub(super) use records::{Frame, Record, Start, end_number, function_record};
+pub(super) use records::{
+    Frame, Record, Start, end_number, function_record, jit_source_number, recorded_lines,
+};
 pub(super) use replay::{Replay, ReplayError};
 pub(super) use summary::SummaryCodec;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::RecordingInfo;
 use super::observations::COLUMNS;
-use crate::profile::{End, FrameKey, FunctionId, ModuleId};
+use crate::profile::{End, FrameKey, FunctionId, JitLine, JitSource, ModuleId};
 
 /// The content of the start chunk.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +94,30 @@ pub(in super::super) enum Record<'a> {
         file: &'a str,
         first_line: u32,
     },
+    /// Code that a process compiled while it ran.
+    Jit {
+        process: u32,
+        start: u64,
+        size: u64,
+        /// Since the start of the recording.
+        from_ns: u64,
+        /// The position in [`JIT_SOURCES`].
+        source: u8,
+        name: &'a str,
+        #[serde(borrow)]
+        files: Vec<&'a str>,
+        lines: Vec<Line>,
+    },
+}
+
+/// Where a line of code that was compiled at run time begins.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(in super::super) struct Line {
+    /// Bytes after the start of the line before, or of the code.
+    after: u64,
+    /// The position of its file.
+    file: u32,
+    line: u32,
 }
 
 /// A column of numbers. See `packed.rs`.
@@ -165,6 +189,9 @@ const ORIGINS: [FrameOrigin; 10] = [
     FrameOrigin::Interpreter,
 ];
 
+/// Who names code that was compiled at run time, by number.
+const JIT_SOURCES: [JitSource; 2] = [JitSource::PerfMap, JitSource::JitDump];
+
 /// How a stack ended, by number.
 const ENDS: [End; 3] = [End::Complete, End::Truncated, End::Partial];
 
@@ -220,6 +247,17 @@ impl From<FrameKey> for Frame {
                 line,
                 precision: precision_number(precision),
                 kind: kind_number(kind),
+            },
+            // A recording has the code's name apart from the frames in it.
+            FrameKey::Jit {
+                address,
+                is_return_address,
+                ..
+            } => Frame::Code {
+                module: None,
+                address,
+                is_return_address,
+                origin: origin_number(FrameOrigin::Registers),
             },
             FrameKey::Syscall(number) => Frame::Syscall(number),
             FrameKey::Blocked(number) => Frame::Blocked(number),
@@ -329,6 +367,50 @@ fn kind_number(kind: FunctionKind) -> u8 {
     }
 }
 
+/// The position in [`JIT_SOURCES`].
+pub(in super::super) fn jit_source_number(source: JitSource) -> u8 {
+    match source {
+        JitSource::PerfMap => 0,
+        JitSource::JitDump => 1,
+    }
+}
+
+/// Who names code; `None` for a number without meaning.
+pub(super) fn jit_source_from_number(number: u8) -> Option<JitSource> {
+    JIT_SOURCES.get(usize::from(number)).copied()
+}
+
+/// `lines` as they are recorded.
+pub(in super::super) fn recorded_lines(lines: &[JitLine]) -> Vec<Line> {
+    let mut last = 0;
+    lines
+        .iter()
+        .map(|line| Line {
+            after: line
+                .offset
+                .wrapping_sub(std::mem::replace(&mut last, line.offset)),
+            file: line.file,
+            line: line.line,
+        })
+        .collect()
+}
+
+/// The lines that were recorded as `lines`; `None` where they lie beyond all memory.
+pub(super) fn lines_from_recorded(lines: &[Line]) -> Option<Vec<JitLine>> {
+    let mut offset = 0u64;
+    lines
+        .iter()
+        .map(|line| {
+            offset = offset.checked_add(line.after)?;
+            Some(JitLine {
+                offset,
+                file: line.file,
+                line: line.line,
+            })
+        })
+        .collect()
+}
+
 /// The position in [`ENDS`].
 pub(in super::super) fn end_number(end: End) -> u8 {
     match end {
@@ -355,6 +437,9 @@ mod tests {
         for (number, end) in (0..).zip(ENDS) {
             assert_eq!(end_number(end), number);
             assert_eq!(end_from_number(number), Some(end));
+        }
+        for (number, source) in (0..).zip(JIT_SOURCES) {
+            assert_eq!(jit_source_number(source), number);
         }
         assert_eq!(end_from_number(3), None);
     }
@@ -408,5 +493,28 @@ mod tests {
             started_ticks: 300,
         };
         assert_eq!(bytes(&birth), [10, 2, 0xac, 0x02]);
+        let lines =
+            [(4, 1, 7), (20, 0, 300)].map(|(offset, file, line)| JitLine { offset, file, line });
+        let jit = Record::Jit {
+            process: 1,
+            start: 0x1234,
+            size: 64,
+            from_ns: 5,
+            source: 1,
+            name: "f",
+            files: vec!["a", "b"],
+            lines: recorded_lines(&lines),
+        };
+        assert_eq!(
+            bytes(&jit),
+            [
+                11, 1, 0xb4, 0x24, 64, 5, 1, 1, b'f', 2, 1, b'a', 1, b'b', 2, 4, 1, 7, 16, 0, 0xac,
+                0x02
+            ]
+        );
+        assert_eq!(
+            lines_from_recorded(&recorded_lines(&lines)),
+            Some(lines.to_vec())
+        );
     }
 }

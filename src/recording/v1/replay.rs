@@ -7,11 +7,13 @@ use super::super::limits::{
     Counts, LimitExceeded, STACK_FRAMES_MAX, START_BYTES_MAX, TABLE_ENTRIES_MAX, at_most,
 };
 use super::observations::{ColumnsReader, History};
-use super::records::{self, Record, Start, end_from_number};
+use super::records::{
+    self, Record, Start, end_from_number, jit_source_from_number, lines_from_recorded,
+};
 use super::summary::SummaryCodec;
 use crate::profile::{
-    Birth, End, FrameKey, FunctionId, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
-    SampleSink, StackId, Summary, ThreadId, ThreadInfo,
+    Birth, End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId,
+    ProcessInfo, SampleSink, StackId, Summary, ThreadId, ThreadInfo,
 };
 use sampler_unwind::BuildId;
 use sampler_unwind::interpreter::Function;
@@ -178,6 +180,30 @@ impl<'s, S: SampleSink> Replay<'s, S> {
                 file,
                 first_line,
             } => self.function(language, name, file, first_line),
+            Record::Jit {
+                process,
+                start,
+                size,
+                from_ns,
+                source,
+                name,
+                files,
+                lines,
+            } => {
+                self.counts.add_jit_code(name, &files, lines.len())?;
+                let code = JitCode {
+                    process: *named(&self.processes, process, "a process that is not there")?,
+                    start,
+                    size,
+                    from_ns,
+                    source: jit_source_from_number(source)
+                        .ok_or("a source of names without meaning")?,
+                    name: name.to_owned(),
+                    files: files.into_iter().map(str::to_owned).collect(),
+                    lines: lines_from_recorded(&lines).ok_or("a line out of range")?,
+                };
+                self.sink.jit_code(&code).map_err(ReplayError::Sink)
+            }
             Record::Epoch => {
                 self.frames.clear();
                 self.nodes.clear();

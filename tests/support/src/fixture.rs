@@ -153,6 +153,7 @@ pub const RECIPES: &[Recipe] = &[
     recipe("odd_calls", "odd_calls.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("throws", "throws.cpp", Tool::Gxx, "-O2 -g"),
     recipe("wrong_tables", "wrong_tables.c", Tool::Gcc, "-O2 -g"),
+    recipe("jit", "jit.c", Tool::Gcc, "-O2 -g"),
     recipe(
         "rust_hot",
         "rust_hot.rs",

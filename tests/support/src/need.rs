@@ -5,12 +5,14 @@ use std::path::PathBuf;
 /// The programs the tests use and the Debian package that brings each. `tests/run` installs the same ones
 /// (`tests/tidy.rs` checks that).
 pub const PACKAGES: &[(&str, &str)] = &[
+    ("dwz", "dwz"),
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("musl-gcc", "musl-tools"),
     ("dwp", "binutils"),
     ("dwz", "dwz"),
     ("gdb", "gdb"),
+    ("node", "nodejs"),
     ("objcopy", "binutils"),
     ("openssl", "openssl"),
     ("perl", "perl"),
@@ -24,6 +26,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("setsid", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("strace", "strace"),
+    ("unshare", "util-linux"),
     ("xz", "xz-utils"),
 ];
 

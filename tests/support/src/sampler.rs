@@ -83,6 +83,8 @@ impl Sampler {
     pub fn prepare(&self, command: &mut Command) {
         command
             .current_dir(self.folder())
+            // Not the user's own, and none that another test has filled.
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
