@@ -283,7 +283,7 @@ mod origin {
     use sampler_unwind::FrameOrigin;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    const ORIGINS: [FrameOrigin; 9] = [
+    const ORIGINS: [FrameOrigin; 10] = [
         FrameOrigin::Registers,
         FrameOrigin::SignalFrame,
         FrameOrigin::CallFrameInfo,
@@ -293,6 +293,7 @@ mod origin {
         FrameOrigin::FramePointer,
         FrameOrigin::InferredRegister,
         FrameOrigin::Scan,
+        FrameOrigin::GoTable,
     ];
 
     pub(super) fn serialize<S: Serializer>(

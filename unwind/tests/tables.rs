@@ -167,7 +167,7 @@ fn tables_of_a_separate_debug_file() {
     );
     let debug = image(std::fs::read(debug).unwrap());
     let found = check(&program, || {
-        image(std::fs::read(&stripped).unwrap()).with_debug_frame_of(&debug)
+        image(std::fs::read(&stripped).unwrap()).with_debug_file(debug)
     });
     assert!(found > 1000);
 }

@@ -24,6 +24,7 @@ fn origins() -> impl Strategy<Value = FrameOrigin> {
         Just(FrameOrigin::FramePointer),
         Just(FrameOrigin::InferredRegister),
         Just(FrameOrigin::Scan),
+        Just(FrameOrigin::GoTable),
     ]
 }
 

@@ -116,7 +116,7 @@ pub(in super::super) enum Frame {
 }
 
 /// How a frame was found, by number.
-const ORIGINS: [FrameOrigin; 9] = [
+const ORIGINS: [FrameOrigin; 10] = [
     FrameOrigin::Registers,
     FrameOrigin::SignalFrame,
     FrameOrigin::CallFrameInfo,
@@ -126,6 +126,7 @@ const ORIGINS: [FrameOrigin; 9] = [
     FrameOrigin::FramePointer,
     FrameOrigin::InferredRegister,
     FrameOrigin::Scan,
+    FrameOrigin::GoTable,
 ];
 
 /// How a stack ended, by number.
@@ -228,6 +229,7 @@ fn origin_number(origin: FrameOrigin) -> u8 {
         FrameOrigin::FramePointer => 6,
         FrameOrigin::InferredRegister => 7,
         FrameOrigin::Scan => 8,
+        FrameOrigin::GoTable => 9,
     }
 }
 
