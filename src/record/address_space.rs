@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use rustc_hash::FxHashSet;
 use sampler_platforms::linux::proc::maps::{self, Mapping};
 use sampler_platforms::linux::{ProcessMemory, clock};
 use sampler_unwind::{Avma, Frame, Modules, Stack};
@@ -43,10 +42,10 @@ pub(super) struct AddressSpace {
     mappings: Vec<Mapping>,
     modules: Modules,
     module_ids: Vec<ModuleId>,
-    /// What shows whether each module is still there.
+    /// What shows whether each module is still there, of those that can be unloaded.
     marks: Vec<Option<Mark>>,
-    /// It has unloaded a module, and so may put another in the place of one.
-    unloads: bool,
+    /// Modules that can be unloaded cannot be told for the last stack: another was in the place of one, and is gone again.
+    is_doubtful: bool,
     stacks: StackMappings,
     /// An address on the main thread's stack.
     main_stack: Option<Avma>,
@@ -70,7 +69,7 @@ impl Default for AddressSpace {
             modules: Modules::default(),
             module_ids: Vec::new(),
             marks: Vec::new(),
-            unloads: false,
+            is_doubtful: false,
             stacks: StackMappings::default(),
             main_stack: None,
             staleness: Staleness::Surely,
@@ -128,7 +127,6 @@ impl AddressSpace {
             return Ok(false);
         }
         let loaded = images.load(living, &mappings, memory, sink)?;
-        self.unloads |= self.has_unloaded(&loaded);
         self.placed
             .make_room(loaded.iter().map(LoadedModule::place));
         for new in &loaded {
@@ -145,10 +143,7 @@ impl AddressSpace {
         let mut loaded = loaded;
         loaded.sort_by_key(|new| new.module.avma.start);
         self.module_ids = loaded.iter().map(|new| new.id).collect();
-        let marks = loaded.iter_mut().map(|new| new.mark.take());
-        // Asked for later, so it must be there now; of a process that unloads nothing it is not asked for.
-        let is_there = |mark: &Mark| !self.unloads || mark.is_there(memory) == Some(true);
-        self.marks = marks.map(|mark| mark.filter(is_there)).collect();
+        self.marks = loaded.iter_mut().map(|new| new.mark.take()).collect();
         self.modules = Modules::new(
             loaded.into_iter().map(|new| new.module).collect(),
             executable.collect(),
@@ -208,7 +203,16 @@ impl AddressSpace {
         if now_ns < due_ns {
             return Ok(false);
         }
+        let was_replaced = self.staleness == Staleness::Replaced;
         let changed = self.refresh(process, memory, images, sink)?;
+        if was_replaced && !changed {
+            self.is_doubtful = true;
+            // One that is never there (its note is unmapped, say) is not asked for again.
+            let marks = self.marks.iter_mut();
+            for mark in marks.filter(|mark| is_missing(mark.as_ref(), memory)) {
+                *mark = None;
+            }
+        }
         self.refresh_pause_ns = if changed {
             REFRESH_PAUSE_NS_MIN
         } else {
@@ -226,6 +230,7 @@ impl AddressSpace {
     /// Notes whether `stack` shows that the mappings may have changed.
     pub(super) fn check(&mut self, stack: &Stack, memory: &ProcessMemory) {
         let mut found = Staleness::None;
+        self.is_doubtful = false;
         let first = stack.frames.first();
         let is_off_stack = |frame: &Frame| self.stacks.find(frame.sp).is_none();
         if self.has_replaced(stack, memory) {
@@ -238,14 +243,10 @@ impl AddressSpace {
         self.staleness = self.staleness.max(found);
     }
 
-    /// Whether memory shows another image where a frame of `stack` was said to be in one. Asked only of a process that
-    /// unloads modules, and of the innermost frames.
+    /// Whether memory shows another image where one of the innermost frames of `stack` was said to be in one.
     fn has_replaced(&self, stack: &Stack, memory: &ProcessMemory) -> bool {
         const FRAMES_MAX: usize = 256;
-        const MODULES_MAX: usize = 16;
-        if !self.unloads {
-            return false;
-        }
+        const MODULES_MAX: usize = 8;
         let mut asked = Vec::with_capacity(MODULES_MAX);
         for frame in stack.frames.iter().take(FRAMES_MAX) {
             let Some(index) = self.modules.find_index(frame.lookup_address()) else {
@@ -255,33 +256,32 @@ impl AddressSpace {
                 continue;
             }
             asked.push(index);
-            let mark = self.marks.get(index).and_then(Option::as_ref);
-            if mark.is_some_and(|mark| mark.is_there(memory) != Some(true)) {
+            if is_missing(self.marks.get(index).and_then(Option::as_ref), memory) {
                 return true;
             }
         }
         false
     }
 
-    /// Whether a module is not in `loaded` that was there before.
-    fn has_unloaded(&self, loaded: &[LoadedModule]) -> bool {
-        let now: FxHashSet<_> = loaded.iter().map(LoadedModule::place).collect();
-        let mut before = self.module_ids.iter().zip(self.modules.iter());
-        before.any(|(&id, module)| !now.contains(&(id, module.bias.0)))
-    }
-
     /// A frame as it is recorded.
     pub(super) fn key(&self, frame: &Frame) -> FrameKey {
-        let module = self.modules.find_index(frame.lookup_address());
-        let address = match module.and_then(|index| self.modules.iter().nth(index)) {
+        let index = self.modules.find_index(frame.lookup_address());
+        let can_go = |index: &usize| self.marks.get(*index).is_some_and(Option::is_some);
+        let index = index.filter(|index| !(self.is_doubtful && can_go(index)));
+        let address = match index.and_then(|index| self.modules.iter().nth(index)) {
             Some(module) => module.svma(frame.address).0,
             None => frame.address.0,
         };
         FrameKey::Code {
-            module: module.and_then(|index| self.module_ids.get(index)).copied(),
+            module: index.and_then(|index| self.module_ids.get(index)).copied(),
             address,
             is_return_address: frame.is_return_address(),
             origin: frame.origin,
         }
     }
+}
+
+/// Whether there is a mark, and memory does not have it.
+fn is_missing(mark: Option<&Mark>, memory: &ProcessMemory) -> bool {
+    mark.is_some_and(|mark| mark.is_there(memory) != Some(true))
 }

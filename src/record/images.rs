@@ -52,6 +52,8 @@ struct FileKey {
 struct Known {
     image: Arc<ElfImage>,
     id: ModuleId,
+    /// It is there for as long as its process runs the same program.
+    stays: bool,
 }
 
 /// A file that was looked at.
@@ -82,7 +84,7 @@ pub(super) struct LoadedModule {
     pub module: Module,
     /// Its file.
     pub id: ModuleId,
-    /// What shows whether it is still there.
+    /// What shows whether it is still there, if it can be unloaded.
     pub mark: Option<Mark>,
 }
 
@@ -253,6 +255,8 @@ impl Images {
                     image: self.keep(key, file, &source, memory),
                 };
                 Some(Known {
+                    // Programs and C libraries ask for a dynamic loader, what is loaded later does not.
+                    stays: source.image.asks_for_loader() || key.name == Path::new(VDSO),
                     image: Arc::new(source.image),
                     id: sink.module(&info)?,
                 })
@@ -297,7 +301,7 @@ impl Images {
 impl Known {
     fn loaded(&self, place: FilePlace) -> LoadedModule {
         LoadedModule {
-            mark: Mark::of(&self.image, place.bias),
+            mark: Mark::of(&self.image, place.bias).filter(|_| !self.stays),
             module: Module {
                 avma: place.avma,
                 bias: place.bias,

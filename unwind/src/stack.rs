@@ -48,6 +48,8 @@ pub enum FrameOrigin {
     DebugFrame,
     /// The record that an interpreter keeps of who called its compiled code, or its code written in assembly.
     Interpreter,
+    /// The table of functions that Go puts into each program (`.gopclntab`).
+    GoTable,
     /// A PLT stub or another known instruction pattern without CFI.
     KnownCode,
     /// The inner function's prologue or epilogue, decoded.
@@ -86,6 +88,8 @@ pub enum StackEnd {
     },
     /// The return address found does not lie in code.
     NotCode(Avma),
+    /// The code at this address goes on from another stack, and nothing on this one says where that is: Go's `systemstack`.
+    OtherStack(Avma),
     /// The walk came back to where it had been.
     DidNotAdvance,
     /// More frames than allowed.

@@ -88,6 +88,18 @@ pub fn open(pid: Pid, mapping: &Mapping) -> Result<TargetFile, TargetFileError> 
     })
 }
 
+/// Opens `path` for reading if it is a regular file.
+///
+/// # Errors
+/// What the kernel said; [`io::ErrorKind::InvalidInput`] for a device, a pipe or the like, which is not opened.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    match open_if(path, |_| Some(Identity::Certain)) {
+        Ok(opened) => Ok(opened.file),
+        Err(Refusal::Failed(error)) => Err(error),
+        Err(Refusal::NotRegular | Refusal::Replaced) => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
 /// `path`, absolute in the process's mount namespace, as we reach it in ours.
 pub fn below_root(pid: Pid, path: &Path) -> PathBuf {
     let relative = path.strip_prefix("/").unwrap_or(path);

@@ -1,10 +1,15 @@
 //! Where the bytes of an image come from: the mapped file itself, or what is mapped of it in the target's memory.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use object::Endianness;
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader, SectionHeader};
 use sampler_platforms::linux::ProcessMemory;
 use sampler_platforms::linux::proc::maps::Mapping;
 use sampler_platforms::linux::target_file;
@@ -16,6 +21,9 @@ const IMAGE_BYTES_MAX: u64 = 64 << 20;
 
 /// How much is read of an image in memory to see its program headers, in bytes: they follow its first 64 bytes.
 const HEADERS_BYTES_MAX: usize = 16 << 10;
+
+/// Where distributions put separate debug files.
+const DEBUG_DIR: &str = "/usr/lib/debug";
 
 /// An image, and where it can be had again.
 #[derive(Debug)]
@@ -50,7 +58,57 @@ pub(super) fn from_file(pid: Pid, mapping: &Mapping) -> Option<Source> {
     }
     let bytes = ImageBytes::new(Arc::new(MappedFile::map(&file).ok()?));
     let image = ElfImage::parse(bytes).ok()?;
+    let image = match mapping
+        .path()
+        .and_then(|path| debug_file(pid, path, &image))
+    {
+        Some(debug_file) => image.with_debug_file(debug_file),
+        None => image,
+    };
     Some(Source { image, holder })
+}
+
+/// The separate debug file of `image`, whose path in the target is `path`, if one has the same build ID. It may hold
+/// call frame information that the file itself does not.
+fn debug_file(pid: Pid, path: &Path, image: &ElfImage) -> Option<ElfImage> {
+    let build_id = image.build_id()?;
+    let hex = build_id.to_string();
+    let (first, rest) = hex.split_at_checked(2)?;
+    let by_build_id = format!("{DEBUG_DIR}/.build-id/{first}/{rest}.debug");
+    let folder = path.parent()?;
+    let by_name = debug_link(image.bytes()).map(|name| {
+        let apart = folder.strip_prefix("/").unwrap_or(folder);
+        [
+            folder.join(name),
+            folder.join(".debug").join(name),
+            Path::new(DEBUG_DIR).join(apart).join(name),
+        ]
+    });
+    let paths = by_name.into_iter().flatten();
+    paths.chain([by_build_id.into()]).find_map(|path| {
+        let in_target = target_file::below_root(pid, &path);
+        let file = target_file::open_regular(&in_target).ok()?;
+        if !begins_as_elf(&file) {
+            return None;
+        }
+        let bytes = ImageBytes::new(Arc::new(MappedFile::map(&file).ok()?));
+        let found = ElfImage::parse(bytes).ok()?;
+        (found.build_id() == Some(build_id)).then_some(found)
+    })
+}
+
+/// The name of the separate debug file (GDB manual, "Separate Debug Files").
+fn debug_link(file: &[u8]) -> Option<&Path> {
+    let endian = Endianness::Little;
+    let header = FileHeader64::<Endianness>::parse(file).ok()?;
+    let sections = header.sections(endian, file).ok()?;
+    let (_, section) = sections.section_by_name(endian, b".gnu_debuglink")?;
+    let data = section.data(endian, file).ok()?;
+    let name = data.split(|&byte| byte == 0).next()?;
+    // It has no business in another directory.
+    Path::new(OsStr::from_bytes(name))
+        .file_name()
+        .map(Path::new)
 }
 
 /// Read, not mapped: a process can have code in a file of huge pages, and to touch one that is not there kills.

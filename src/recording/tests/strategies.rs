@@ -27,6 +27,7 @@ fn origins() -> impl Strategy<Value = FrameOrigin> {
         Just(FrameOrigin::InferredRegister),
         Just(FrameOrigin::Scan),
         Just(FrameOrigin::Interpreter),
+        Just(FrameOrigin::GoTable),
     ]
 }
 

@@ -176,7 +176,7 @@ const KINDS: [FunctionKind; 5] = [
 ];
 
 /// How a frame was found, by number.
-const ORIGINS: [FrameOrigin; 10] = [
+const ORIGINS: [FrameOrigin; 11] = [
     FrameOrigin::Registers,
     FrameOrigin::SignalFrame,
     FrameOrigin::CallFrameInfo,
@@ -187,6 +187,7 @@ const ORIGINS: [FrameOrigin; 10] = [
     FrameOrigin::InferredRegister,
     FrameOrigin::Scan,
     FrameOrigin::Interpreter,
+    FrameOrigin::GoTable,
 ];
 
 /// Who names code that was compiled at run time, by number.
@@ -326,6 +327,7 @@ fn origin_number(origin: FrameOrigin) -> u8 {
         FrameOrigin::InferredRegister => 7,
         FrameOrigin::Scan => 8,
         FrameOrigin::Interpreter => 9,
+        FrameOrigin::GoTable => 10,
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Tool {
     MuslGcc,
     /// The Rust compiler the tests themselves are built with.
     Rustc,
+    /// The Go compiler.
+    Go,
 }
 
 impl Tool {
@@ -32,6 +34,7 @@ impl Tool {
             Self::Gxx => "g++",
             Self::MuslGcc => "musl-gcc",
             Self::Rustc => "rustc",
+            Self::Go => "go",
         }
     }
 
@@ -39,6 +42,15 @@ impl Tool {
         match self {
             Self::Rustc => {
                 Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+            }
+            Self::Go => {
+                let mut command = Command::new(need(self.program()));
+                command
+                    .arg("build")
+                    .env("CGO_ENABLED", "0")
+                    .env("GOPROXY", "off")
+                    .env("GOCACHE", fixtures_dir().join("go-cache"));
+                command
             }
             _ => Command::new(need(self.program())),
         }
@@ -160,6 +172,92 @@ pub const RECIPES: &[Recipe] = &[
         Tool::Rustc,
         "-O -g --edition 2024",
     ),
+    recipe(
+        "rust_panics",
+        "rust_panics.rs",
+        Tool::Rustc,
+        "-O -g --edition 2024",
+    ),
+    recipe("stacks", "stacks.c", Tool::Gcc, "-O2 -g"),
+    recipe("stacks_static", "stacks.c", Tool::Gcc, "-O2 -g -static"),
+    recipe(
+        "stacks_static_pie",
+        "stacks.c",
+        Tool::Gcc,
+        "-O2 -g -static-pie",
+    ),
+    recipe(
+        "stacks_no_pie",
+        "stacks.c",
+        Tool::Gcc,
+        "-O2 -g -no-pie -fno-pie",
+    ),
+    recipe(
+        "stacks_no_header",
+        "stacks.c",
+        Tool::Gcc,
+        "-O2 -g -Wl,--no-eh-frame-hdr",
+    ),
+    recipe(
+        "stacks_debug_frame",
+        "stacks.c",
+        Tool::Gcc,
+        "-O2 -g -fno-asynchronous-unwind-tables -fno-unwind-tables",
+    ),
+    recipe("stacks_stripped", "stacks.c", Tool::Gcc, "-O2 -s"),
+    recipe(
+        "stacks_without_anything",
+        "stacks.c",
+        Tool::Gcc,
+        "-O2 -s -fno-asynchronous-unwind-tables -fno-unwind-tables",
+    ),
+    recipe("stacks_musl", "stacks.c", Tool::MuslGcc, "-O2 -g"),
+    recipe(
+        "stacks_musl_static",
+        "stacks.c",
+        Tool::MuslGcc,
+        "-O2 -g -static",
+    ),
+    recipe(
+        "libodd_library.so",
+        "odd_library.c",
+        Tool::Gcc,
+        "-O2 -fPIC -shared -fno-omit-frame-pointer -fno-asynchronous-unwind-tables -Wl,-soname,libodd_library.so",
+    ),
+    Recipe {
+        name: "with_odd_library",
+        source: "with_odd_library.c",
+        tool: Tool::Gcc,
+        flags: "-O2 -g -fomit-frame-pointer -fplt -Wl,-z,lazy",
+        libraries: &["libodd_library.so"],
+    },
+    recipe("changes", "changes.c", Tool::Gcc, "-O2 -g"),
+    recipe(
+        "libfirst.so",
+        "shelf.c",
+        Tool::Gcc,
+        "-O2 -g -fPIC -shared -DSHELF=first",
+    ),
+    recipe(
+        "libsecond.so",
+        "shelf.c",
+        Tool::Gcc,
+        "-O2 -g -fPIC -shared -DSHELF=second",
+    ),
+    recipe("in_flight", "in_flight.cpp", Tool::Gxx, "-O2 -g"),
+    recipe("goroutines", "goroutines.go", Tool::Go, "-trimpath"),
+    recipe(
+        "goroutines_stripped",
+        "goroutines.go",
+        Tool::Go,
+        "-trimpath -ldflags=-s",
+    ),
+    recipe(
+        "thirty_two_bit",
+        "thirty_two_bit.c",
+        Tool::Gcc,
+        "-m32 -O2 -nostdlib -static -ffreestanding",
+    ),
 ];
 
 /// The root of the repository.
@@ -235,7 +333,7 @@ fn build(recipe: &Recipe, folder: &Path) {
     fs::create_dir_all(&partial).expect("the target folder can be written");
     let mut command = recipe.tool.command();
     command.args(recipe.flags.split_whitespace());
-    if recipe.tool != Tool::Rustc {
+    if !matches!(recipe.tool, Tool::Rustc | Tool::Go) {
         command.args(["-Wall", "-Wextra", "-I"]).arg(programs());
     }
     command

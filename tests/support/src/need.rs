@@ -24,6 +24,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
+    ("unshare", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("strace", "strace"),
     ("unshare", "util-linux"),

@@ -71,8 +71,16 @@ impl Target {
     #[track_caller]
     pub fn start(fixture: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(crate::fixture(fixture));
-        command.args(arguments);
-        let mut target = Self::spawn(&mut command);
+        Self::start_command(command.args(arguments))
+    }
+
+    /// Starts a command that leads to a fixture, and waits until that says that it is ready.
+    ///
+    /// # Panics
+    /// When it cannot be started, or ends before it is ready.
+    #[track_caller]
+    pub fn start_command(command: &mut Command) -> Self {
+        let mut target = Self::spawn(command);
         target.until_ready();
         target
     }

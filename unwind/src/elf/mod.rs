@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use object::Endianness;
-use object::elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, ProgramHeader64};
+use object::elf::{
+    FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD, PT_NOTE, ProgramHeader64,
+};
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 
 use crate::address::{Avma, FileOffset, LoadBias, Svma};
@@ -92,7 +94,8 @@ pub struct ElfImage {
     eh_frame_hdr: Option<Range<Svma>>,
     build_id: Option<BuildId>,
     build_id_svma: Option<Svma>,
-    separate_debug_frame: Option<ImageBytes>,
+    asks_for_loader: bool,
+    debug_file: Option<Arc<ElfImage>>,
     unwind_sections: OnceLock<UnwindSections>,
     runtimes: OnceLock<Runtimes>,
     go_functions: OnceLock<Option<GoFunctions<ImageBytes>>>,
@@ -121,10 +124,11 @@ impl ElfImage {
 
     /// Also looks into the `.debug_frame` of a separate debug file of this image, if this image has none itself.
     ///
-    /// The caller has made sure that the two belong together, by their build IDs.
+    /// The caller has made sure that the two belong together, by their build IDs. It is looked into when a walk first
+    /// needs tables.
     #[must_use]
-    pub fn with_debug_frame_of(mut self, debug_file: &ElfImage) -> Self {
-        self.separate_debug_frame = unwind_sections::debug_frame_of(debug_file);
+    pub fn with_debug_file(mut self, debug_file: ElfImage) -> Self {
+        self.debug_file = Some(Arc::new(debug_file));
         self.unwind_sections = OnceLock::new();
         self
     }
@@ -154,7 +158,10 @@ impl ElfImage {
             eh_frame_hdr,
             build_id: None,
             build_id_svma: None,
-            separate_debug_frame: None,
+            asks_for_loader: headers
+                .iter()
+                .any(|program_header| program_header.p_type(endian) == PT_INTERP),
+            debug_file: None,
             unwind_sections: OnceLock::new(),
             runtimes: OnceLock::new(),
             go_functions: OnceLock::new(),
@@ -185,6 +192,11 @@ impl ElfImage {
     /// The GNU build ID.
     pub fn build_id(&self) -> Option<&BuildId> {
         self.build_id.as_ref()
+    }
+
+    /// Whether it names the dynamic loader that it is to be run by (`PT_INTERP`): programs do, and C libraries.
+    pub fn asks_for_loader(&self) -> bool {
+        self.asks_for_loader
     }
 
     /// Where the build ID itself lies.

@@ -9,7 +9,7 @@ use object::elf::{FileHeader64, SHF_COMPRESSED, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader, SectionTable};
 use object::read::{CompressedData, CompressionFormat};
 
-use super::{ElfImage, FdeIndex, ImageBytes};
+use super::{ElfImage, FdeIndex, GoFunctions, ImageBytes};
 use crate::address::Svma;
 
 /// The largest `.debug_frame` that is decompressed. That of a browser is some 30 MB.
@@ -55,6 +55,8 @@ pub(crate) struct UnwindSections {
     pub(crate) bases: BaseAddresses,
     /// Whether the search table in `.eh_frame_hdr` is sorted, found out when it first gives no answer.
     pub(crate) hdr_is_sorted: OnceLock<bool>,
+    /// The functions of a Go program.
+    pub(crate) go: Option<GoFunctions<ImageBytes>>,
     /// Where PLT stubs lie, if the section headers tell.
     pub(crate) plt: Vec<Range<Svma>>,
 }
@@ -76,11 +78,12 @@ impl UnwindSections {
         if let Some(range) = sections.svma_range(".got") {
             found.bases = found.bases.set_got(range.start.0);
         }
+        found.go = go_functions(image, &sections);
         found.find_eh_frame_hdr(image, &sections);
         found.find_eh_frame(image, &sections);
         found.debug_frame = sections
             .contents(".debug_frame")
-            .or_else(|| image.separate_debug_frame.clone())
+            .or_else(|| debug_frame_of(image.debug_file.as_ref()?))
             .map(|bytes| UnwindSection::new(0, bytes));
         found
     }
@@ -127,8 +130,18 @@ impl UnwindSections {
     }
 }
 
+/// The table of functions of a Go program. A position independent one does not state where its code begins; if the Go
+/// linker has made it, that is where its section of code does.
+fn go_functions(image: &ElfImage, sections: &Sections<'_>) -> Option<GoFunctions<ImageBytes>> {
+    let table = [".gopclntab", ".data.rel.ro.gopclntab"]
+        .into_iter()
+        .find_map(|name| sections.svma_range(name))?;
+    let text = sections.svma_range(".text").map(|text| text.start);
+    GoFunctions::parse(bounded_bytes(image, table)?, text)
+}
+
 /// The `.debug_frame` of `image` alone, to be attached to another.
-pub(super) fn debug_frame_of(image: &ElfImage) -> Option<ImageBytes> {
+fn debug_frame_of(image: &ElfImage) -> Option<ImageBytes> {
     Sections::of(image).contents(".debug_frame")
 }
 

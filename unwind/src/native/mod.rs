@@ -5,6 +5,7 @@ mod cfi;
 mod complex;
 mod convention;
 mod fast;
+mod go;
 mod infer;
 mod resolve;
 mod rule;

@@ -5,6 +5,7 @@ use gimli::UnwindContext;
 use super::cache::{AddressKind, Key, RuleCache};
 use super::cfi::{self, CfiLookup, CfiRow};
 use super::complex::{COMPLEX_RULES_MAX, ComplexRule};
+use super::go;
 use super::rule::{self, Rule, RuleKind};
 use super::x86_64::decode::decode;
 use super::x86_64::follow::{
@@ -192,6 +193,9 @@ impl Resolver {
     /// A return address that no call has made. Coroutine libraries start a stack by putting the address of a function
     /// there that goes on to the next context, so tables are asked for the address itself.
     fn after_no_call(&mut self, image: &ElfImage, pc: Svma) -> Rule {
+        if go::is_start(image, pc) {
+            return Rule::of(RuleKind::Root);
+        }
         let starts_function = cfi::function(image, pc).is_some_and(|range| range.start == pc);
         if starts_function && !matches!(follow(&image, pc.0), Followed::Returns(_)) {
             // It was not called and does not return: glibc's `__start_context`, whose tables do not end the stack.
@@ -238,6 +242,9 @@ impl Resolver {
         pc: Svma,
         is_return_address: bool,
     ) -> Rule {
+        if let Some(rule) = go::by_mark(image, lookup, pc) {
+            return rule;
+        }
         let none = match self.by_tables(image, lookup, pc) {
             CfiLookup::Found(rule) => {
                 return self.epilogue_of_realigned(image, pc, rule).unwrap_or(rule);
@@ -245,7 +252,9 @@ impl Resolver {
             CfiLookup::None => RuleKind::NoCfi,
             CfiLookup::Bad => RuleKind::BadCfi,
         };
-        by_code(image, pc, is_return_address).unwrap_or(Rule::of(none))
+        go::by_movement(image, lookup)
+            .or_else(|| by_code(image, pc, is_return_address))
+            .unwrap_or(Rule::of(none))
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) enum RuleKind {
     NotAfterCall,
     /// The image has no code here: a hole between its segments, or data.
     NoCode,
+    /// The code has gone on from another stack, and nothing on this one says where that is.
+    OtherStack,
 }
 
 /// Where a callee-saved register of the caller is.
@@ -93,7 +95,7 @@ pub(crate) struct Rule {
 const SAME_PAIR: u32 = Slot::SAME.bits() << 16 | Slot::SAME.bits();
 const KIND_MASK: u32 = 0b1111 << 24;
 const ORIGIN_SHIFT: u32 = 28;
-const ORIGIN_MASK: u32 = 0b11 << ORIGIN_SHIFT;
+const ORIGIN_MASK: u32 = 0b111 << ORIGIN_SHIFT;
 const FRAMEHOP_EXACT: u32 = 1 << 31;
 
 impl std::fmt::Debug for Rule {
@@ -212,6 +214,7 @@ impl Rule {
             5 => RuleKind::NoCfi,
             6 => RuleKind::BadCfi,
             7 => RuleKind::NotAfterCall,
+            9 => RuleKind::OtherStack,
             _ => RuleKind::NoCode,
         }
     }
@@ -223,6 +226,7 @@ impl Rule {
             0 => FrameOrigin::CallFrameInfo,
             1 => FrameOrigin::DebugFrame,
             2 => FrameOrigin::KnownCode,
+            4 => FrameOrigin::GoTable,
             _ => FrameOrigin::Prologue,
         }
     }
@@ -232,6 +236,7 @@ impl Rule {
             FrameOrigin::DebugFrame => 1,
             FrameOrigin::KnownCode => 2,
             FrameOrigin::Prologue => 3,
+            FrameOrigin::GoTable => 4,
             _ => 0,
         };
         self.words[4] = self.words[4] & !ORIGIN_MASK | number << ORIGIN_SHIFT;

@@ -238,6 +238,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
             RuleKind::SignalTrampoline => self.step_to_interrupted()?,
             RuleKind::BadCfi => self.step_by_convention(StackEnd::BadUnwindInfo(pc))?,
             RuleKind::NoCfi => self.step_by_convention(StackEnd::NoUnwindInfo(pc))?,
+            RuleKind::OtherStack => return Err(StackEnd::OtherStack(pc)),
             RuleKind::NotAfterCall | RuleKind::NoCode => return Err(StackEnd::NotCode(pc)),
         };
         Ok(origin)
