@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::units::{bytes, count, percent, time};
-use crate::profile::{LeftOut, Missed, Summary};
+use crate::profile::{FramesLost, LeftOut, Missed, Summary};
 
 /// Writes `summary` in a few lines.
 ///
@@ -14,6 +14,9 @@ pub fn write(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     if summary.samples > 0 {
         line(out, "taken", &taken(summary))?;
         line(out, "stacks", &stacks(summary))?;
+    }
+    if let Some(interpreted) = interpreted(summary) {
+        line(out, "scripts", &interpreted)?;
     }
     if let Some(missed) = missed(summary) {
         line(out, "missed", &missed)?;
@@ -77,6 +80,41 @@ fn stacks(summary: &Summary) -> String {
         );
     }
     words
+}
+
+/// How many stacks were in interpreted code, and of how many of these frames are missing; `None` when none was.
+fn interpreted(summary: &Summary) -> Option<String> {
+    let lost = || {
+        summary
+            .interpreted_lost
+            .iter()
+            .filter(|&(_, &count)| count > 0)
+    };
+    let all_lost = lost().fold(0, |all: u64, (_, &count)| all.saturating_add(count));
+    if summary.interpreted == 0 && all_lost == 0 {
+        return None;
+    }
+    let whole = count(summary.interpreted);
+    let mut words = format!("{whole} stacks in interpreted code with all its frames");
+    if all_lost > 0 {
+        let reasons: Vec<String> = lost()
+            .map(|(&reason, &stacks)| format!("{} {}", count(stacks), lost_words(reason)))
+            .collect();
+        words += &format!(", {} without: {}", count(all_lost), reasons.join(", "));
+    }
+    Some(words)
+}
+
+fn lost_words(reason: FramesLost) -> &'static str {
+    match reason {
+        FramesLost::NotFound => "before the interpreter's state was found",
+        FramesLost::Inconsistent => "with a state that contradicts itself",
+        FramesLost::Unreadable => "with unreadable memory",
+        FramesLost::Changed => "whose functions were gone or others when they were read",
+        FramesLost::TooDeep => "deeper than copied",
+        FramesLost::Unmatched => "that do not match the native frames",
+        FramesLost::Unsupported => "of an unsupported version",
+    }
 }
 
 /// What was missed and why; `None` when nothing was.

@@ -65,12 +65,34 @@ impl Instruction {
     }
 }
 
+/// What of a call is to be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// What it calls.
+    Called,
+    /// What it hands over first.
+    FirstArgument,
+}
+
 /// The name of what the instruction at `position` of `caller` calls: `process`, `string.format`, `obj:method` as
-/// `method`.
-pub(super) fn of_call(memory: &dyn MemoryReader, caller: &Proto, position: u32) -> Option<String> {
+/// `method`; or of its first argument.
+pub(super) fn of_call(
+    memory: &dyn MemoryReader,
+    caller: &Proto,
+    position: u32,
+    which: Which,
+) -> Option<String> {
     let call = Instruction(caller.instruction(position)?);
+    let argument = call.a() + if caller.layout().gc64 { 2 } else { 1 };
     match call.opcode() {
-        CALLM..=CALLT => of_slot(memory, caller, position, call.a(), STEPS_MAX),
+        CALLM..=CALLT => {
+            let slot = match which {
+                Which::Called => call.a(),
+                Which::FirstArgument => argument,
+            };
+            of_slot(memory, caller, position, slot, STEPS_MAX)
+        }
+        _ if which == Which::FirstArgument => None,
         ITERC | ITERN => of_slot(
             memory,
             caller,

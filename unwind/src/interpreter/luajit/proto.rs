@@ -153,11 +153,6 @@ impl Proto {
         first.checked_add(delta)
     }
 
-    /// Its first line.
-    pub(super) fn first_line(&self) -> u32 {
-        self.function.first_line
-    }
-
     /// The reference at a position before its constants (`proto_kgc(pt, ~index)`).
     pub(super) fn constant(&self, index: u32) -> Option<u64> {
         let constants = self.reference(self.layout.proto.k)?;

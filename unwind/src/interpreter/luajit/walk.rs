@@ -75,7 +75,9 @@ pub(super) struct LuaJitProcess {
     capture: Capture,
     markers: Vec<Marker>,
     protos: Protos,
+    /// Functions without a place in any file, by name; and by where their objects lie, those that were seen called.
     builtins: FxHashMap<String, Arc<Function>>,
+    natives: FxHashMap<u64, Arc<Function>>,
 }
 
 impl LuaJitProcess {
@@ -90,6 +92,7 @@ impl LuaJitProcess {
             markers: Vec::new(),
             protos: Protos::default(),
             builtins: FxHashMap::default(),
+            natives: FxHashMap::default(),
         }
     }
 
@@ -141,6 +144,8 @@ impl LuaJitProcess {
         if self.vms.iter().any(|known| known.global == vm.global) {
             return true;
         }
+        let mut vm = vm;
+        let _none_yet = vm.find_traces(memory);
         if self.vms.len() >= VMS_MAX {
             self.vms.remove(0);
             self.traces.remove(0);
@@ -228,9 +233,10 @@ impl Interpreter for LuaJitProcess {
             if frame.is_in_image {
                 return None;
             }
-            // Other runtimes compile as well (pcre): only what is known to be ours is.
+            // Other runtimes compile as well (pcre): only what is known to be ours is, or must be.
             trace = self.trace_at(memory, lookup).map(|trace| (trace, lookup));
-            if trace.is_none() && !self.is_exit_stub(memory, lookup) {
+            let must_be = self.capture.traces.is_none() && self.capture.vmstate >= 0;
+            if trace.is_none() && !must_be && !self.is_exit_stub(memory, lookup) {
                 return None;
             }
         }
@@ -285,7 +291,6 @@ impl Interpreter for LuaJitProcess {
             markers: &markers,
             native: native.frames.len(),
             lost: None,
-            last_native: 0,
         };
         walk.run(&cframes, out);
         let lost = walk.lost;
@@ -336,8 +341,6 @@ struct ThreadWalk<'a> {
     markers: &'a [Marker],
     native: usize,
     lost: Option<(Lost, Option<usize>)>,
-    /// Up to which native frame segments stand for them.
-    last_native: usize,
 }
 
 /// Where the innermost frame of a Lua thread is, and how that is known.
@@ -381,7 +384,7 @@ impl ThreadWalk<'_> {
     }
 
     /// The native frames that the C frame at position `cframe` stands for.
-    fn native_of(&mut self, cframe: usize) -> Range<usize> {
+    fn native_of(&self, cframe: usize) -> Range<usize> {
         let of_cframe = self
             .markers
             .iter()
@@ -389,10 +392,16 @@ impl ThreadWalk<'_> {
             .map(|marker| marker.native);
         let range = match (of_cframe.clone().min(), of_cframe.max()) {
             (Some(first), Some(last)) => first..last + 1,
-            // The native walk has not come so far: outside all that it has found.
-            _ => self.native..self.native,
+            // Not met by the native walk: inside the next one that was, or where that ended.
+            _ => {
+                let further = self
+                    .markers
+                    .iter()
+                    .find(|marker| marker.cframe > Some(cframe));
+                let at = further.map_or(self.native, |marker| marker.native);
+                at..at
+            }
         };
-        self.last_native = self.last_native.max(range.end);
         range
     }
 
@@ -455,10 +464,10 @@ impl ThreadWalk<'_> {
                 from = out.frames.len();
                 cframe += 1;
             }
-            let caller = found.get(position + 1).map(|(caller, _)| caller);
-            match self.name(frame, caller) {
-                Some(frame) => out.frames.push(frame),
-                None => self.lose(Lost::Changed, at),
+            let callers = found.get(position + 1..).unwrap_or_default();
+            match self.name(frame, callers) {
+                Ok(frame) => out.frames.extend(frame),
+                Err(reason) => self.lose(reason, at),
             }
         }
         while cframe < cframes.len() {
@@ -597,52 +606,79 @@ impl ThreadWalk<'_> {
         }
     }
 
-    /// The frame as it is shown; `None` if its function is no longer what it was.
-    fn name(&mut self, found: &Found, caller: Option<&Found>) -> Option<InterpretedFrame> {
-        let called = callee(self.memory, self.layout, found.function)?;
-        let bytecode = match called {
-            Callee::Native { is_fast } => {
-                let name = self.name_by_caller(caller);
-                let name = name.unwrap_or_else(|| match is_fast {
-                    true => "[builtin]".to_owned(),
-                    false => "[C function]".to_owned(),
-                });
-                return Some(InterpretedFrame {
-                    function: self.process.builtin(&name),
-                    line: 0,
-                    precision: LinePrecision::Function,
-                    kind: FunctionKind::Builtin,
-                });
-            }
-            Callee::Lua { bytecode } => bytecode,
-        };
-        let proto = self
-            .process
-            .protos
-            .get(self.memory, self.layout, bytecode)?;
-        if !proto.is_named {
-            let name = self.name_by_caller(caller);
-            let proto = self
-                .process
-                .protos
-                .get(self.memory, self.layout, bytecode)?;
-            if let Some(name) = name {
-                proto.give_name(name);
-            }
+    /// The frame as it is shown, called by `callers`; none for C code without a name, which is among the native frames.
+    ///
+    /// # Errors
+    /// When its function is no longer what it was.
+    fn name(
+        &mut self,
+        found: &Found,
+        callers: &[(Found, usize)],
+    ) -> Result<Option<InterpretedFrame>, Lost> {
+        let called = callee(self.memory, self.layout, found.function).ok_or(Lost::Changed)?;
+        match called {
+            Callee::Native { is_fast } => Ok(self.name_native(found.function, is_fast, callers)),
+            Callee::Lua { bytecode } => self.name_lua(found, bytecode, callers).map(Some),
         }
-        let proto = self
-            .process
-            .protos
-            .get(self.memory, self.layout, bytecode)?;
+    }
+
+    fn name_native(
+        &mut self,
+        function: u64,
+        is_fast: bool,
+        callers: &[(Found, usize)],
+    ) -> Option<InterpretedFrame> {
+        let known = self.process.natives.get(&function).map(Arc::clone);
+        let function = match known {
+            Some(known) => known,
+            None => match self.name_by_callers(callers) {
+                Some(name) => {
+                    let named = self.process.builtin(&name);
+                    if self.process.natives.len() >= BUILTINS_MAX {
+                        self.process.natives.clear();
+                    }
+                    self.process.natives.insert(function, Arc::clone(&named));
+                    named
+                }
+                None if is_fast => self.process.builtin("[builtin]"),
+                None => return None,
+            },
+        };
+        Some(InterpretedFrame {
+            function,
+            line: 0,
+            precision: LinePrecision::Function,
+            kind: FunctionKind::Builtin,
+        })
+    }
+
+    fn name_lua(
+        &mut self,
+        found: &Found,
+        bytecode: u64,
+        callers: &[(Found, usize)],
+    ) -> Result<InterpretedFrame, Lost> {
+        let (memory, layout) = (self.memory, self.layout);
+        let proto = self.process.protos.get(memory, layout, bytecode);
+        let is_named = proto.ok_or(Lost::Changed)?.is_named;
+        let name = match is_named {
+            true => None,
+            false => self.name_by_callers(callers),
+        };
+        let proto = self.process.protos.get(memory, layout, bytecode);
+        let proto = proto.ok_or(Lost::Changed)?;
+        if let Some(name) = name {
+            proto.give_name(name);
+        }
         let position = found.pc.and_then(|pc| {
             let back = if found.is_after_call { 4 } else { 0 };
             proto.position(pc.checked_sub(back)?)
         });
         let line = position.and_then(|position| proto.line(position));
         let is_known = line.is_some() && found.precision != LinePrecision::Function;
-        Some(InterpretedFrame {
+        Ok(InterpretedFrame {
             function: Arc::clone(&proto.function),
-            line: line.unwrap_or(proto.first_line()),
+            line: line.unwrap_or(proto.function.first_line),
             precision: match is_known {
                 true => found.precision,
                 false => LinePrecision::Function,
@@ -651,19 +687,39 @@ impl ThreadWalk<'_> {
         })
     }
 
-    /// What `caller` calls the function that it has called.
-    fn name_by_caller(&mut self, caller: Option<&Found>) -> Option<String> {
-        let caller = caller?;
+    /// What the innermost of `callers` calls the function that it has called. A function that is called protected has the
+    /// name of the argument that it is.
+    fn name_by_callers(&mut self, callers: &[(Found, usize)]) -> Option<String> {
+        let (caller, _) = callers.first()?;
+        match callee(self.memory, self.layout, caller.function)? {
+            Callee::Lua { bytecode } => self.name_by_call(caller, bytecode, names::Which::Called),
+            Callee::Native { .. } => {
+                let (outer, _) = callers.get(1)?;
+                let Callee::Lua { bytecode } = callee(self.memory, self.layout, outer.function)?
+                else {
+                    return None;
+                };
+                let called = self.name_by_call(outer, bytecode, names::Which::Called)?;
+                let is_protected = matches!(called.as_str(), "pcall" | "xpcall");
+                is_protected
+                    .then(|| self.name_by_call(outer, bytecode, names::Which::FirstArgument))?
+            }
+        }
+    }
+
+    fn name_by_call(
+        &mut self,
+        caller: &Found,
+        bytecode: u64,
+        which: names::Which,
+    ) -> Option<String> {
         let pc = caller.pc.filter(|_| caller.is_after_call)?;
-        let Callee::Lua { bytecode } = callee(self.memory, self.layout, caller.function)? else {
-            return None;
-        };
         let proto = self
             .process
             .protos
             .get(self.memory, self.layout, bytecode)?;
         let position = proto.position(pc.checked_sub(4)?)?;
-        names::of_call(self.memory, proto, position)
+        names::of_call(self.memory, proto, position, which)
     }
 }
 
