@@ -16,6 +16,9 @@ const STATE_BYTES: usize = 208;
 /// The longest piece of a Lua stack that is copied whole: the functions that were called lie in it, far apart.
 const STACK_BYTES_MAX: u64 = 128 << 10;
 
+/// Prototypes that are found while a thread stands still: those of functions that may end soon.
+const PROTOS_MAX: usize = 16;
+
 /// `TValue.tt` of a closure of a Lua function, without the bit for what the garbage collector cares for; and the tag that
 /// 5.1 has for closures of both kinds.
 const TAG_OF_LUA_CLOSURE: u8 = 6;
@@ -28,6 +31,9 @@ pub(super) struct RawCall {
     pub info: Avma,
     /// The closure that was called; `None` of a C function.
     pub closure: Option<Avma>,
+    /// The prototype of the closure, if it was captured: closures may be garbage as soon as they have returned, while
+    /// prototypes belong to what made the closure.
+    pub proto: Option<Avma>,
     /// How far it has come, as it was last written down: the address behind an instruction.
     pub pc: u64,
     /// Whether an activation of the interpreter's loop began with it.
@@ -156,6 +162,7 @@ impl Captured {
             self.calls.push(RawCall {
                 info: at,
                 closure: None,
+                proto: None,
                 pc,
                 is_fresh: false,
             });
@@ -206,6 +213,7 @@ impl Captured {
                 info: at,
                 // Which one is found out later.
                 closure: is(flags.lua).then_some(Avma(0)),
+                proto: None,
                 pc: field(layout.saved_pc)?,
                 is_fresh: is(flags.fresh),
             });
@@ -235,7 +243,7 @@ impl Captured {
             let bytes = usize::try_from(high.0 - low.0).unwrap_or(0) + SLOT_BYTES;
             copy.copy(low, bytes);
         }
-        for call in calls {
+        for call in calls.iter_mut() {
             let at = slot(copy, call).ok_or(Lost::Unreadable)?;
             if copy.word(at).is_none() && copy.copy(at, SLOT_BYTES).len() < SLOT_BYTES {
                 return Err(if copy.is_full() {
@@ -248,6 +256,7 @@ impl Captured {
             let tag = byte(copy, at, TAG).ok_or(Lost::Unreadable)?;
             call.closure = (tag & TAG_BITS == TAG_OF_LUA_CLOSURE).then_some(closure);
         }
+        find_protos(layout, calls, copy);
         Ok(())
     }
 
@@ -262,6 +271,34 @@ impl Captured {
             && closure
                 .checked_add(CLOSURE_IS_C)
                 .is_some_and(|at| memory.read_exact(at, &mut is_c).is_ok() && is_c != [0])
+    }
+}
+
+/// Finds the prototypes of the innermost of `calls`.
+fn find_protos(layout: &Layout, calls: &mut [RawCall], copy: &mut VolatileCopy<'_>) {
+    let offset = layout.closure_proto;
+    let bytes = offset as usize + 8;
+    let mut closures = [(Avma(0), 0); PROTOS_MAX];
+    let mut count = 0;
+    for (call, into) in calls
+        .iter()
+        .filter(|call| call.closure.is_some())
+        .zip(&mut closures)
+    {
+        *into = (call.closure.unwrap_or_default(), bytes);
+        count += 1;
+    }
+    copy.copy_all(closures.get(..count).unwrap_or_default());
+    let lua = calls.iter_mut().filter(|call| call.closure.is_some());
+    for call in lua.take(count) {
+        let Some(closure) = call.closure else {
+            continue;
+        };
+        let is_array = matches!(layout.calls, Calls::Array { .. });
+        match byte(copy, closure, CLOSURE_IS_C) {
+            Some(is_c) if is_array && is_c != 0 => call.closure = None,
+            _ => call.proto = word(copy, closure, offset).map(Avma),
+        }
     }
 }
 

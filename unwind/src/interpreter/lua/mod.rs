@@ -357,11 +357,7 @@ impl PucLuaProcess {
         words: &[u64],
         memory: &dyn MemoryReader,
     ) -> Result<InterpretedFrame, Lost> {
-        let closure = call.closure.ok_or(Lost::Inconsistent)?;
-        let proto = self.protos.of_closure(&self.layout, closure, memory)?;
-        if !proto.holds(call.pc) {
-            return Err(Lost::Changed);
-        }
+        let proto = self.protos.of_call(&self.layout, call, memory)?;
         let pc = current(call.pc, words, |pc| proto.holds(pc));
         let line = proto.line(pc);
         let function = Arc::clone(&proto.function);

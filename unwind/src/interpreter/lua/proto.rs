@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::calls::RawCall;
 use super::layout::{
     INSTRUCTION_BYTES, Layout, STRING_HEAD_BYTES, STRING_LENGTH, STRING_SHORT_LENGTH, Strings, TAG,
 };
@@ -63,18 +64,23 @@ pub(super) struct Protos {
 }
 
 impl Protos {
-    /// That of `closure`, which has come to `pc` (or has not yet begun). As the code of no two functions lies at one place,
-    /// this tells whether the closure still is what it was.
-    pub(super) fn of_closure(
+    /// That of the function that `call` calls. As the code of no two functions lies at one place, how far the call has
+    /// come tells whether it still is what it was.
+    pub(super) fn of_call(
         &mut self,
         layout: &Layout,
-        closure: Avma,
+        call: &RawCall,
         memory: &dyn MemoryReader,
     ) -> Result<&Proto, Lost> {
-        let at = closure
-            .checked_add(u64::from(layout.closure_proto))
-            .ok_or(Lost::Inconsistent)?;
-        let at = Avma(memory.read_u64(at).map_err(|_| Lost::Unreadable)?);
+        let at = match call.proto {
+            Some(at) => at,
+            None => {
+                let closure = call.closure.ok_or(Lost::Inconsistent)?;
+                let at = closure.checked_add(u64::from(layout.closure_proto));
+                let at = at.ok_or(Lost::Inconsistent)?;
+                Avma(memory.read_u64(at).map_err(|_| Lost::Unreadable)?)
+            }
+        };
         let identity = identity(layout, at, memory)?;
         let is_known = self
             .known
@@ -91,7 +97,12 @@ impl Protos {
                 self.lines -= before.lines.len();
             }
         }
-        self.known.get(&at).ok_or(Lost::Inconsistent)
+        let proto = self.known.get(&at).ok_or(Lost::Inconsistent)?;
+        if proto.holds(call.pc) {
+            Ok(proto)
+        } else {
+            Err(Lost::Changed)
+        }
     }
 }
 
