@@ -44,7 +44,8 @@ pub(super) struct AddressSpace {
     module_ids: Vec<ModuleId>,
     /// What shows whether each module is still there, of those that can be unloaded.
     marks: Vec<Option<Mark>>,
-    /// Modules that can be unloaded cannot be told for the last stack: another was in the place of one, and is gone again.
+    /// Modules that can be unloaded cannot be told for the last stack: another was in the place of one, and is gone
+    /// again.
     is_doubtful: bool,
     stacks: StackMappings,
     /// An address on the main thread's stack.

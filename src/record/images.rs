@@ -25,6 +25,9 @@ const VDSO_BYTES_MAX: usize = 256 << 10;
 /// What is kept of all images for their names, in bytes. A program that generates libraries has ever new ones.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
+/// Copies of images that only memory holds, in bytes; where there are more, no further ones are made.
+const COPIED_BYTES_MAX: usize = 256 << 20;
+
 /// How many images are kept that no target maps any more: the same files are often loaded again. A program that
 /// generates libraries has ever new ones.
 const UNUSED_MAX: usize = 64;
@@ -243,7 +246,11 @@ impl Images {
             seen.last_load = self.loads;
             return Ok(seen.known.clone());
         }
-        let source = find_source(pid, file, memory);
+        let may_copy = self.copied_bytes() < COPIED_BYTES_MAX;
+        let source = find_file(pid, file, memory).or_else(|| match may_copy {
+            true => source::from_memory(&file.parts, memory),
+            false => None,
+        });
         let is_copied = source
             .as_ref()
             .is_some_and(|source| source.holder == Holder::Memory);
@@ -270,6 +277,12 @@ impl Images {
         };
         self.files.insert(key.clone(), seen);
         Ok(known)
+    }
+
+    fn copied_bytes(&self) -> usize {
+        let copied = self.files.values().filter(|seen| seen.is_copied);
+        let images = copied.filter_map(|seen| seen.known.as_ref());
+        images.map(|known| known.image.bytes().len()).sum()
     }
 
     /// What the recording gets of an image because the report may not find its file.
@@ -326,22 +339,16 @@ fn key_of(mapping: &Mapping) -> Option<FileKey> {
     })
 }
 
-/// The file, or where that cannot be had, or is not what is in memory (it was written to, or has only the same number
-/// as another), what is mapped of it.
-fn find_source(pid: Pid, file: &FileMappings<'_>, memory: &ProcessMemory) -> Option<Source> {
-    let from_file = file
-        .to_open()
-        .and_then(|mapping| source::from_file(pid, mapping))
-        .filter(|source| {
-            let places = file.places(&source.image, memory);
-            let marks = places
-                .iter()
-                .filter_map(|place| Mark::of(&source.image, place.bias));
-            !marks
-                .into_iter()
-                .any(|mark| mark.is_there(memory) == Some(false))
-        });
-    from_file.or_else(|| source::from_memory(&file.parts, memory))
+/// The file, if it can be had and is what lies in memory: it may have been written to, or have only the number of
+/// another.
+fn find_file(pid: Pid, file: &FileMappings<'_>, memory: &ProcessMemory) -> Option<Source> {
+    let source = source::from_file(pid, file.to_open()?)?;
+    let places = file.places(&source.image, memory);
+    let is_another = places
+        .iter()
+        .filter_map(|place| Mark::of(&source.image, place.bias))
+        .any(|mark| mark.is_there(memory) == Some(false));
+    (!is_another).then_some(source)
 }
 
 #[cfg(test)]
