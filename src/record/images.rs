@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_platforms::Pid;
 use sampler_platforms::linux::ProcessMemory;
 use sampler_platforms::linux::proc::maps::{Device, Mapping};
-use sampler_unwind::{Avma, ElfImage, LoadBias, MemoryReader, Module};
+use sampler_unwind::{Avma, ElfImage, LoadBias, MemoryReader, Module, ReadError};
 
 use self::kept_names::kept_names;
 use self::placement::{FileMappings, Place as FilePlace};
@@ -107,12 +107,15 @@ impl Mark {
         })
     }
 
-    /// Whether memory has it; `None` if that cannot be read.
-    pub(super) fn is_there(&self, memory: &impl MemoryReader) -> Option<bool> {
-        let mut found = [0; MARK_BYTES_MAX];
-        let found = found.get_mut(..self.bytes.len())?;
-        memory.read_exact(self.at, found).ok()?;
-        Some(*found == *self.bytes)
+    /// Whether memory has it.
+    ///
+    /// # Errors
+    /// When memory cannot be read there.
+    pub(super) fn is_there(&self, memory: &impl MemoryReader) -> Result<bool, ReadError> {
+        let mut room = [0; MARK_BYTES_MAX];
+        let found = &mut room[..self.bytes.len().min(MARK_BYTES_MAX)];
+        memory.read_exact(self.at, found)?;
+        Ok(*found == *self.bytes)
     }
 }
 
@@ -347,7 +350,7 @@ fn find_file(pid: Pid, file: &FileMappings<'_>, memory: &ProcessMemory) -> Optio
     let is_another = places
         .iter()
         .filter_map(|place| Mark::of(&source.image, place.bias))
-        .any(|mark| mark.is_there(memory) == Some(false));
+        .any(|mark| mark.is_there(memory) == Ok(false));
     (!is_another).then_some(source)
 }
 
