@@ -10,6 +10,7 @@
 //! fails it goes on by the frame pointer without a word. How many of the stacks are the same is said, too.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
+mod adding;
 mod capture;
 mod framehop_alone;
 
@@ -86,6 +87,7 @@ fn main() {
             .collect();
         bench(name, &program, &stacks, rounds);
     }
+    adding::adding(rounds);
 }
 
 fn targets() -> Vec<(&'static str, Target)> {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use sampler_platforms::linux::proc::maps::{self, Mapping};
 use sampler_platforms::linux::{ProcessMemory, clock};
-use sampler_unwind::{Avma, Frame, Modules, Stack};
+use sampler_unwind::{Avma, Frame, Modules, ReadError, Stack};
 
 use super::images::{Images, LoadedModule, Mark, Places};
 use super::stack_plan::StackMappings;
@@ -44,7 +44,8 @@ pub(super) struct AddressSpace {
     module_ids: Vec<ModuleId>,
     /// What shows whether each module is still there, of those that can be unloaded.
     marks: Vec<Option<Mark>>,
-    /// Modules that can be unloaded cannot be told for the last stack: another was in the place of one, and is gone again.
+    /// Modules that can be unloaded cannot be told for the last stack: another was in the place of one, and is gone
+    /// again.
     is_doubtful: bool,
     stacks: StackMappings,
     /// An address on the main thread's stack.
@@ -247,15 +248,17 @@ impl AddressSpace {
     fn has_replaced(&self, stack: &Stack, memory: &ProcessMemory) -> bool {
         const FRAMES_MAX: usize = 256;
         const MODULES_MAX: usize = 8;
-        let mut asked = Vec::with_capacity(MODULES_MAX);
+        let mut room = [0; MODULES_MAX];
+        let mut asked = 0;
         for frame in stack.frames.iter().take(FRAMES_MAX) {
             let Some(index) = self.modules.find_index(frame.lookup_address()) else {
                 continue;
             };
-            if asked.contains(&index) || asked.len() == MODULES_MAX {
+            if asked == MODULES_MAX || room[..asked].contains(&index) {
                 continue;
             }
-            asked.push(index);
+            room[asked] = index;
+            asked += 1;
             if is_missing(self.marks.get(index).and_then(Option::as_ref), memory) {
                 return true;
             }
@@ -281,7 +284,11 @@ impl AddressSpace {
     }
 }
 
-/// Whether there is a mark, and memory does not have it.
+/// Whether there is a mark, and memory does not have it. In a process that has ended nothing takes its place.
 fn is_missing(mark: Option<&Mark>, memory: &ProcessMemory) -> bool {
-    mark.is_some_and(|mark| mark.is_there(memory) != Some(true))
+    mark.is_some_and(|mark| match mark.is_there(memory) {
+        Ok(is_there) => !is_there,
+        Err(ReadError::Gone(_)) => false,
+        Err(_) => true,
+    })
 }

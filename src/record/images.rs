@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_platforms::Pid;
 use sampler_platforms::linux::ProcessMemory;
 use sampler_platforms::linux::proc::maps::{Device, Mapping};
-use sampler_unwind::{Avma, ElfImage, LoadBias, MemoryReader, Module};
+use sampler_unwind::{Avma, ElfImage, LoadBias, MemoryReader, Module, ReadError};
 
 use self::kept_names::kept_names;
 use self::placement::{FileMappings, Place as FilePlace};
@@ -24,6 +24,9 @@ const VDSO_BYTES_MAX: usize = 256 << 10;
 
 /// What is kept of all images for their names, in bytes. A program that generates libraries has ever new ones.
 const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// Copies of images that only memory holds, in bytes; where there are more, no further ones are made.
+const COPIED_BYTES_MAX: usize = 256 << 20;
 
 /// How many images are kept that no target maps any more: the same files are often loaded again. A program that
 /// generates libraries has ever new ones.
@@ -104,12 +107,15 @@ impl Mark {
         })
     }
 
-    /// Whether memory has it; `None` if that cannot be read.
-    pub(super) fn is_there(&self, memory: &impl MemoryReader) -> Option<bool> {
-        let mut found = [0; MARK_BYTES_MAX];
-        let found = found.get_mut(..self.bytes.len())?;
-        memory.read_exact(self.at, found).ok()?;
-        Some(*found == *self.bytes)
+    /// Whether memory has it.
+    ///
+    /// # Errors
+    /// When memory cannot be read there.
+    pub(super) fn is_there(&self, memory: &impl MemoryReader) -> Result<bool, ReadError> {
+        let mut room = [0; MARK_BYTES_MAX];
+        let found = &mut room[..self.bytes.len().min(MARK_BYTES_MAX)];
+        memory.read_exact(self.at, found)?;
+        Ok(*found == *self.bytes)
     }
 }
 
@@ -243,7 +249,11 @@ impl Images {
             seen.last_load = self.loads;
             return Ok(seen.known.clone());
         }
-        let source = find_source(pid, file, memory);
+        let may_copy = self.copied_bytes() < COPIED_BYTES_MAX;
+        let source = find_file(pid, file, memory).or_else(|| match may_copy {
+            true => source::from_memory(&file.parts, memory),
+            false => None,
+        });
         let is_copied = source
             .as_ref()
             .is_some_and(|source| source.holder == Holder::Memory);
@@ -270,6 +280,12 @@ impl Images {
         };
         self.files.insert(key.clone(), seen);
         Ok(known)
+    }
+
+    fn copied_bytes(&self) -> usize {
+        let copied = self.files.values().filter(|seen| seen.is_copied);
+        let images = copied.filter_map(|seen| seen.known.as_ref());
+        images.map(|known| known.image.bytes().len()).sum()
     }
 
     /// What the recording gets of an image because the report may not find its file.
@@ -326,22 +342,16 @@ fn key_of(mapping: &Mapping) -> Option<FileKey> {
     })
 }
 
-/// The file, or where that cannot be had, or is not what is in memory (it was written to, or has only the same number
-/// as another), what is mapped of it.
-fn find_source(pid: Pid, file: &FileMappings<'_>, memory: &ProcessMemory) -> Option<Source> {
-    let from_file = file
-        .to_open()
-        .and_then(|mapping| source::from_file(pid, mapping))
-        .filter(|source| {
-            let places = file.places(&source.image, memory);
-            let marks = places
-                .iter()
-                .filter_map(|place| Mark::of(&source.image, place.bias));
-            !marks
-                .into_iter()
-                .any(|mark| mark.is_there(memory) == Some(false))
-        });
-    from_file.or_else(|| source::from_memory(&file.parts, memory))
+/// The file, if it can be had and is what lies in memory: it may have been written to, or have only the number of
+/// another.
+fn find_file(pid: Pid, file: &FileMappings<'_>, memory: &ProcessMemory) -> Option<Source> {
+    let source = source::from_file(pid, file.to_open()?)?;
+    let places = file.places(&source.image, memory);
+    let is_another = places
+        .iter()
+        .filter_map(|place| Mark::of(&source.image, place.bias))
+        .any(|mark| mark.is_there(memory) == Ok(false));
+    (!is_another).then_some(source)
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ pub enum StackEnd {
     },
     /// The return address found does not lie in code.
     NotCode(Avma),
-    /// The code at this address goes on from another stack, and nothing on this one says where that is: Go's `systemstack`.
+    /// The code at this address goes on from another stack, and nothing on this one says where that is: Go's
+    /// `systemstack`.
     OtherStack(Avma),
     /// The walk came back to where it had been.
     DidNotAdvance,

@@ -68,8 +68,8 @@ impl FileMappings<'_> {
         biases
     }
 
-    /// From the first to the last of the mappings that lie where the image's segments do. The segments alone would claim
-    /// what is not mapped of them, where another file may lie.
+    /// From the first to the last of the mappings that lie where the image's segments do. The segments alone would
+    /// claim what is not mapped of them, where another file may lie.
     fn place(&self, image: &ElfImage, bias: LoadBias) -> Option<Place> {
         let segments = image.segments();
         let first = segments.iter().map(|segment| segment.svma.start).min()?;

@@ -39,8 +39,8 @@ pub(super) struct Source {
 pub(super) enum Holder {
     /// The file that its path leads to, for us as for the target.
     FileAtItsPath,
-    /// A file that we have open, and that its path does not lead to: deleted, replaced, never named (memfd), or named so
-    /// in another mount namespace.
+    /// A file that we have open, and that its path does not lead to: deleted, replaced, never named (memfd), or named
+    /// so in another mount namespace.
     FileElsewhere,
     /// The target's memory alone; ours is a copy.
     Memory,

@@ -1,11 +1,13 @@
 //! The JSON of `sampler dump`, as types: what a test asks of a stack.
 
+use std::cell::Cell;
+
 use serde::Deserialize;
 
 use crate::{Done, Sampler, Target};
 
 /// The stacks of a process.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Dump {
     /// Threads that are at the same place.
     pub groups: Vec<Group>,
@@ -65,14 +67,26 @@ impl Dump {
         Self::parse(&sampler.run(&["dump", "--json", "-p", &target.pid_text()]))
     }
 
-    /// The same once `target`, which spins from when it is ready, has left the code that said so.
+    /// The same once `target`, which spins from when it is ready, has left the code that said so; and again where one
+    /// of its threads got no CPU in time to be looked at.
     ///
     /// # Panics
     /// When it cannot be looked at.
     #[track_caller]
     pub fn of_spinning(sampler: &Sampler, target: &Target) -> Self {
         target.until_it_ran();
-        Self::of(sampler, target)
+        let seen = Cell::new(Self::of(sampler, target));
+        target.until("a CPU for all threads", || {
+            let dump = seen.take();
+            let is_seen = dump.groups.iter().all(|group| !group.frames.is_empty());
+            seen.set(if is_seen {
+                dump
+            } else {
+                Self::of(sampler, target)
+            });
+            is_seen
+        });
+        seen.into_inner()
     }
 
     /// The only thread there is.

@@ -130,13 +130,16 @@ impl UnwindSections {
     }
 }
 
-/// The table of functions of a Go program. A position independent one does not state where its code begins; if the Go
-/// linker has made it, that is where its section of code does.
+/// The table of functions of a Go program. A position independent one does not state where its code begins. Where the Go
+/// linker has made it, that is where its section of code does; a C linker puts the start code of C, with its section
+/// `.init`, before it, and then it is not known.
 fn go_functions(image: &ElfImage, sections: &Sections<'_>) -> Option<GoFunctions<ImageBytes>> {
     let table = [".gopclntab", ".data.rel.ro.gopclntab"]
         .into_iter()
         .find_map(|name| sections.svma_range(name))?;
-    let text = sections.svma_range(".text").map(|text| text.start);
+    let is_by_go = sections.find(".init").is_none();
+    let text = sections.svma_range(".text").filter(|_| is_by_go);
+    let text = text.map(|text| text.start);
     GoFunctions::parse(bounded_bytes(image, table)?, text)
 }
 
