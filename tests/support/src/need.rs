@@ -11,7 +11,9 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("gdb", "gdb"),
     ("objcopy", "binutils"),
     ("git", "git"),
+    ("luajit", "luajit2"),
     ("make", "make"),
+    ("nginx", "nginx-light"),
     ("python3", "python3"),
     ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
@@ -19,6 +21,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("setsid", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("strace", "strace"),
+    ("wrk", "wrk"),
     ("xz", "xz-utils"),
 ];
 
