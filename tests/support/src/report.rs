@@ -32,6 +32,8 @@ pub struct Summary {
     pub torn: u64,
     pub partial: u64,
     pub truncated: u64,
+    pub interpreted: u64,
+    pub interpreted_lost: BTreeMap<String, u64>,
     pub missed: BTreeMap<String, u64>,
     pub processes: u64,
     pub left_out: BTreeMap<String, u64>,
@@ -125,6 +127,7 @@ pub struct Frame {
     pub line: Option<u32>,
     pub inlined: bool,
     pub kind: String,
+    pub language: Option<String>,
 }
 
 impl Stack {
