@@ -141,6 +141,8 @@ struct Expansion {
     unnamed_module: Option<usize>,
     /// Whether it is a remark of ours.
     is_note: bool,
+    /// Whether it marks that the thread held its interpreter's lock.
+    is_lock: bool,
 }
 
 impl Names {
@@ -153,6 +155,10 @@ impl Names {
         let mut by_module: Vec<Vec<usize>> = vec![Vec::new(); profile.modules.len()];
         let function_names = functions::names(&profile.functions);
         for (index, &key) in keys.iter().enumerate() {
+            if key == FrameKey::HoldsLock {
+                names.mark_lock(index);
+                continue;
+            }
             if let FrameKey::Interpreted {
                 function,
                 line,
@@ -242,6 +248,17 @@ impl Names {
                 frames,
                 unnamed_module,
                 is_note,
+                is_lock: false,
+            };
+        }
+    }
+
+    /// Makes the frame at `index` of the table stand for no frame, but for the mark of a lock that is held.
+    fn mark_lock(&mut self, index: usize) {
+        if let Some(expansion) = self.expansions.get_mut(index) {
+            *expansion = Expansion {
+                is_lock: true,
+                ..Expansion::default()
             };
         }
     }
@@ -306,9 +323,11 @@ impl<'a> StackResolver<'a> {
         self.unnamed.begin_stack(weights.samples);
         let mut frames = Vec::new();
         let mut is_only_notes = true;
+        let mut holds_lock = false;
         for expansion in expansions(&self.profile.table, &self.names.expansions, innermost) {
             frames.extend_from_slice(&expansion.frames);
             is_only_notes &= expansion.is_note;
+            holds_lock |= expansion.is_lock;
             if let Some(module) = expansion.unnamed_module {
                 self.unnamed.count_in_stack(module);
             }
@@ -322,6 +341,7 @@ impl<'a> StackResolver<'a> {
             frames,
             thread: thread.0,
             end,
+            holds_lock,
             weights,
         })
     }

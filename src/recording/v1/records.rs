@@ -130,6 +130,7 @@ pub(in super::super) enum Frame {
         /// The position in [`KINDS`].
         kind: u8,
     },
+    HoldsLock,
 }
 
 /// Languages of functions, by number.
@@ -227,6 +228,7 @@ impl From<FrameKey> for Frame {
             FrameKey::Stopped => Frame::Stopped,
             FrameKey::Ended => Frame::Ended,
             FrameKey::NoStack => Frame::NoStack,
+            FrameKey::HoldsLock => Frame::HoldsLock,
             FrameKey::UnseenCpu => Frame::UnseenCpu,
             FrameKey::ChildrenEnded => Frame::ChildrenEnded,
         }
@@ -269,6 +271,7 @@ impl Frame {
             Frame::Stopped => FrameKey::Stopped,
             Frame::Ended => FrameKey::Ended,
             Frame::NoStack => FrameKey::NoStack,
+            Frame::HoldsLock => FrameKey::HoldsLock,
             Frame::UnseenCpu => FrameKey::UnseenCpu,
             Frame::ChildrenEnded => FrameKey::ChildrenEnded,
         })
