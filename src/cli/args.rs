@@ -284,6 +284,10 @@ pub struct ReportArgs {
     #[arg(long, value_name = "WHAT", default_value = "function")]
     pub by: ByArg,
 
+    /// Show only what threads did while they held the lock that lets one of them execute Python at a time (the GIL)
+    #[arg(long)]
+    pub gil: bool,
+
     /// Which frames to show.
     #[command(flatten)]
     pub view: ViewArgs,

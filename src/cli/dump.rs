@@ -41,6 +41,7 @@ pub fn run(options: &DumpOptions, out: &mut impl Write) -> anyhow::Result<()> {
     let shown = FrameFilter {
         languages: options.languages,
         native: !options.no_native,
+        only_lock_holders: false,
     };
     filter(&mut profile, shown);
     let dump = Dump::new(pid, &snapshot, &profile);

@@ -115,6 +115,8 @@ pub struct ReportOptions {
     pub languages: Languages,
     /// Whether machine code is left out where there is interpreted code.
     pub no_native: bool,
+    /// Whether only stacks are shown whose threads held the lock of their interpreter.
+    pub only_lock_holders: bool,
     /// Where names come from.
     pub symbols: SymbolOptions,
     /// Whether a table or tree that is shown on a terminal is paged.
@@ -326,6 +328,7 @@ impl TryFrom<ReportArgs> for ReportOptions {
             by_line: args.by == ByArg::Line,
             languages: args.view.lang.0,
             no_native: args.view.no_native,
+            only_lock_holders: args.gil,
             symbols: args.symbols.into(),
             pager: !args.no_pager,
         })

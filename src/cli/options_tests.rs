@@ -199,6 +199,7 @@ fn a_report_has_defaults() {
             by_line: false,
             languages: Languages::ALL,
             no_native: false,
+            only_lock_holders: false,
             symbols: SymbolOptions {
                 debug_dirs: Vec::new(),
                 inline: true,

@@ -32,6 +32,7 @@ pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
     let shown = FrameFilter {
         languages: options.languages,
         native: !options.no_native,
+        only_lock_holders: options.only_lock_holders,
     };
     filter(&mut profile, shown);
     profile.notes.splice(0..0, recording.remarks);

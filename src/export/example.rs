@@ -91,6 +91,7 @@ fn stack(
         frames: frames.to_vec(),
         thread,
         end,
+        holds_lock: false,
         weights: StackWeights {
             cpu_ns: cpu * MS,
             wall_ns: (cpu + asleep) * MS,

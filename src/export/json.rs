@@ -137,6 +137,7 @@ struct Stack<'a> {
     process: Option<Process<'a>>,
     thread: Option<Thread<'a>>,
     end: &'static str,
+    holds_lock: bool,
     frames: Frames<'a>,
     weights: StackWeightKeys,
 }
@@ -152,6 +153,7 @@ impl<'a> Stack<'a> {
                 End::Truncated => "truncated",
                 End::Partial => "partial",
             },
+            holds_lock: stack.holds_lock,
             frames: Frames {
                 profile,
                 positions: &stack.frames,

@@ -354,6 +354,7 @@ mod tests {
                     frames: frames.to_vec(),
                     thread,
                     end: End::Complete,
+                    holds_lock: false,
                     weights: StackWeights {
                         cpu_ns,
                         ..StackWeights::default()

@@ -99,6 +99,8 @@ pub struct WeightedStack {
     pub thread: u32,
     /// How it ended.
     pub end: End,
+    /// Whether the thread held its interpreter's lock (CPython's GIL).
+    pub holds_lock: bool,
     /// What it stands for.
     pub weights: StackWeights,
 }

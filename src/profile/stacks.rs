@@ -87,6 +87,8 @@ pub enum FrameKey {
     Ended,
     /// A sample of the thread was due and its stack could not be had.
     NoStack,
+    /// No frame: the thread held the lock that lets one thread execute at a time (the GIL of CPython). Comes innermost.
+    HoldsLock,
     /// CPU time of a process's children that ended before they could be looked at, or after they were last.
     ChildrenEnded,
     /// CPU time of a thread that was only ever found asleep: the innermost frame, put there when a recording is read.

@@ -404,6 +404,7 @@ impl TargetProcess {
             }
         }
         keys.extend(kernel);
+        keys.extend(looked.walked.holds_lock.then_some(FrameKey::HoldsLock));
         Ok(())
     }
 

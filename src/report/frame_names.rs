@@ -58,7 +58,10 @@ fn file_name(file: &str) -> &str {
 /// The frame for `key` where that is no machine code.
 pub(super) fn special_frame(key: FrameKey) -> Option<ResolvedFrame> {
     let (function, kind) = match key {
-        FrameKey::Code { .. } | FrameKey::Interpreted { .. } | FrameKey::Jit { .. } => return None,
+        FrameKey::Code { .. }
+        | FrameKey::Interpreted { .. }
+        | FrameKey::Jit { .. }
+        | FrameKey::HoldsLock => return None,
         FrameKey::Syscall(number) => (
             format!("[syscall: {}]", syscall_name(number)),
             FrameKind::Kernel,

@@ -1,14 +1,14 @@
 //! What functions of interpreted code are called.
 
 use rustc_hash::FxHashMap;
-use sampler_unwind::interpreter::Function;
+use sampler_unwind::interpreter::{Function, Language};
 
 /// By position in `functions`, the name of each. Where names belong to callers (Lua), a function may have been recorded
 /// with a name and without, or with several: all of them are one function, under the first name that was seen.
 pub(super) fn names(functions: &[Function]) -> Vec<&str> {
     let place = |function: &Function| (function.language, function.first_line);
     let mut by_place: FxHashMap<_, &str> = FxHashMap::default();
-    let has_place = |function: &&Function| !function.file.is_empty();
+    let has_place = |function: &&Function| is_named_by_place(function);
     for function in functions.iter().filter(has_place) {
         let name = by_place
             .entry((function.file.as_str(), place(function)))
@@ -19,15 +19,19 @@ pub(super) fn names(functions: &[Function]) -> Vec<&str> {
     }
     let name = functions.iter().map(|function| {
         let of_place = by_place.get(&(function.file.as_str(), place(function)));
+        let of_place = of_place.filter(|_| is_named_by_place(function));
         of_place.copied().unwrap_or(&function.name)
     });
     name.collect()
 }
 
+/// Whether a function is known by its place alone. Several functions of Python begin in one line, each with its own name.
+fn is_named_by_place(function: &Function) -> bool {
+    function.language == Language::Lua && !function.file.is_empty()
+}
+
 #[cfg(test)]
 mod tests {
-    use sampler_unwind::interpreter::Language;
-
     use super::*;
 
     fn function(name: &str, file: &str, first_line: u32) -> Function {

@@ -143,6 +143,8 @@ struct Expansion {
     unnamed_module: Option<usize>,
     /// Whether it is a remark of ours.
     is_note: bool,
+    /// Whether it marks that the thread held its interpreter's lock.
+    is_lock: bool,
 }
 
 impl Names {
@@ -155,6 +157,10 @@ impl Names {
         let mut by_module: Vec<Vec<usize>> = vec![Vec::new(); profile.modules.len()];
         let function_names = functions::names(&profile.functions);
         for (index, &key) in keys.iter().enumerate() {
+            if key == FrameKey::HoldsLock {
+                names.mark_lock(index);
+                continue;
+            }
             if let FrameKey::Interpreted {
                 function,
                 line,
@@ -252,6 +258,17 @@ impl Names {
                 frames,
                 unnamed_module,
                 is_note,
+                is_lock: false,
+            };
+        }
+    }
+
+    /// Makes the frame at `index` of the table stand for no frame, but for the mark of a lock that is held.
+    fn mark_lock(&mut self, index: usize) {
+        if let Some(expansion) = self.expansions.get_mut(index) {
+            *expansion = Expansion {
+                is_lock: true,
+                ..Expansion::default()
             };
         }
     }
@@ -360,6 +377,7 @@ impl<'a> StackResolver<'a> {
         self.unnamed.begin_stack(weights.samples);
         let mut resolved = Vec::new();
         let mut is_only_notes = true;
+        let mut holds_lock = false;
         for frame in frames(&self.profile.table, innermost) {
             let late = self.named_late.get(&(process, frame));
             let Some(expansion) = late.or_else(|| self.names.expansions.get(frame.index())) else {
@@ -367,6 +385,7 @@ impl<'a> StackResolver<'a> {
             };
             resolved.extend_from_slice(&expansion.frames);
             is_only_notes &= expansion.is_note;
+            holds_lock |= expansion.is_lock;
             if let Some(module) = expansion.unnamed_module {
                 self.unnamed.count_in_stack(module);
             }
@@ -380,6 +399,7 @@ impl<'a> StackResolver<'a> {
             frames: resolved,
             thread: thread.0,
             end,
+            holds_lock,
             weights,
         })
     }

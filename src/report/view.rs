@@ -11,10 +11,15 @@ pub struct FrameFilter {
     pub languages: Languages,
     /// Machine code, in stacks with interpreted code as well.
     pub native: bool,
+    /// Only stacks whose threads held the lock of their interpreter (CPython's GIL).
+    pub only_lock_holders: bool,
 }
 
 /// Leaves frames out of all stacks. Of one of which no interpreted code is shown, native frames always are.
 pub fn filter(profile: &mut ResolvedProfile, filter: FrameFilter) {
+    if filter.only_lock_holders {
+        profile.stacks.retain(|stack| stack.holds_lock);
+    }
     if filter.native && filter.languages == Languages::ALL {
         return;
     }

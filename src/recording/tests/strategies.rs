@@ -72,6 +72,7 @@ fn frames() -> impl Strategy<Value = FrameKey> {
         1 => Just(FrameKey::BlockedInFault),
         1 => Just(FrameKey::Stopped),
         1 => Just(FrameKey::Ended),
+        1 => Just(FrameKey::HoldsLock),
         1 => Just(FrameKey::NoStack),
         1 => Just(FrameKey::UnseenCpu),
         1 => Just(FrameKey::ChildrenEnded),

@@ -154,6 +154,7 @@ pub(in super::super) enum Frame {
         /// The position in [`KINDS`].
         kind: u8,
     },
+    HoldsLock,
 }
 
 /// Languages of functions, by number.
@@ -266,6 +267,7 @@ impl From<FrameKey> for Frame {
             FrameKey::Stopped => Frame::Stopped,
             FrameKey::Ended => Frame::Ended,
             FrameKey::NoStack => Frame::NoStack,
+            FrameKey::HoldsLock => Frame::HoldsLock,
             FrameKey::UnseenCpu => Frame::UnseenCpu,
             FrameKey::ChildrenEnded => Frame::ChildrenEnded,
         }
@@ -308,6 +310,7 @@ impl Frame {
             Frame::Stopped => FrameKey::Stopped,
             Frame::Ended => FrameKey::Ended,
             Frame::NoStack => FrameKey::NoStack,
+            Frame::HoldsLock => FrameKey::HoldsLock,
             Frame::UnseenCpu => FrameKey::UnseenCpu,
             Frame::ChildrenEnded => FrameKey::ChildrenEnded,
         })

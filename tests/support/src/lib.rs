@@ -18,7 +18,7 @@ pub use dump::{Dump, DumpFrame, Group};
 pub use fixture::{RECIPES, Recipe, Tool, fixture, fixtures_dir, repository};
 pub use need::{PACKAGES, installed, need, need_root};
 pub use nix::sys::signal::Signal;
-pub use report::{Frame, Overhead, PauseNs, Process, Report, Stack, Summary, Weights};
+pub use report::{Frame, Overhead, PauseNs, Process, Report, Stack, Summary, Thread, Weights};
 pub use sampler::{Done, Running, Sampler};
 pub use target::{Ended, Target, number_after};
 pub use watchdog::{LIMIT, Watchdog};

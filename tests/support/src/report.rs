@@ -85,6 +85,19 @@ pub struct Stack {
     pub frames: Vec<Frame>,
     pub weights: Weights,
     pub end: String,
+    pub thread: Thread,
+    pub holds_lock: bool,
+}
+
+/// Which thread it is of.
+#[derive(Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the keys are documented where they are written"
+)]
+pub struct Thread {
+    pub tid: i32,
+    pub name: String,
 }
 
 /// Whose stack it is.

@@ -51,6 +51,8 @@ pub struct WalkedAll {
     pub is_interpreted: bool,
     /// Why frames are missing, if they are.
     pub lost: Option<Lost>,
+    /// The thread held the lock that lets one thread execute at a time: the GIL of CPython.
+    pub holds_lock: bool,
 }
 
 impl Interpreters {
@@ -137,7 +139,9 @@ impl Interpreters {
         let mut all = WalkedAll::default();
         let mut lost_frames = std::mem::take(&mut self.lost_frames);
         for (language, interpreter) in self.each() {
-            match interpreter.walk(thread, native, memory, out) {
+            let walked = interpreter.walk(thread, native, memory, out);
+            all.holds_lock |= interpreter.holds_lock() == Some(true);
+            match walked {
                 Walked::NotHere => {}
                 Walked::Whole => all.is_interpreted = true,
                 Walked::Lost { reason, at } => {

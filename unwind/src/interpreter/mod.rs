@@ -132,6 +132,12 @@ pub trait Interpreter: fmt::Debug + Send {
         memory: &dyn MemoryReader,
     ) -> Option<Registers>;
 
+    /// Whether the thread held the lock that lets one thread execute at a time, where the runtime has one: of the capture
+    /// that was walked last.
+    fn holds_lock(&self) -> Option<bool> {
+        None
+    }
+
     /// The frames of the thread. Puts them into `out`, also those that were found before something went wrong.
     fn walk(
         &mut self,

@@ -222,6 +222,10 @@ impl Interpreter for CPythonProcess {
         None
     }
 
+    fn holds_lock(&self) -> Option<bool> {
+        self.captured.holds_gil
+    }
+
     fn walk(
         &mut self,
         thread: &ThreadContext,

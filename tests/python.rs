@@ -1,0 +1,461 @@
+//! Python programs, by every CPython that is on the machine: that of the distribution, and those of a version manager.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sampler_tests_support::{Report, Sampler, Stack, Target, need, sampler};
+
+/// That of the distribution, and one of each minor version that a version manager has, if there is one here.
+fn pythons() -> Vec<PathBuf> {
+    let mut found = vec![need("python3")];
+    let versions = std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv/versions"));
+    let entries = versions.and_then(|folder| std::fs::read_dir(folder).ok());
+    let mut managed: Vec<_> = entries.into_iter().flatten().flatten().collect();
+    managed.sort_by_key(|entry| entry.file_name());
+    for entry in managed {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let minor = name
+            .strip_prefix("3.")
+            .and_then(|rest| rest.split('.').next()?.parse().ok());
+        if minor.is_some_and(|minor: u8| (8..=14).contains(&minor)) {
+            found.push(entry.path().join("bin/python3"));
+        }
+    }
+    // Which versions a test has seen is in its output, and in that of one that fails.
+    println!("with {found:?}");
+    found
+}
+
+/// `program`, executed by `python`.
+fn start(sampler: &Sampler, python: &Path, program: &str) -> Target {
+    let path = sampler.path("program.py");
+    std::fs::write(&path, program).expect("its folder is ours");
+    Target::spawn(Command::new(python).arg("-B").arg(path))
+}
+
+/// What `sampler report` makes of its recording of `target` for `duration`, however much that costs.
+fn record(sampler: &Sampler, target: &Target, duration: &str) -> Report {
+    let options = ["-r", "997", "-d", duration, "--max-overhead", "50"];
+    sampler.attach(target.pid(), &options).wait().expect_code(0);
+    sampler.report()
+}
+
+/// The names of the Python functions of a stack without their places, outermost first.
+fn names(stack: &Stack) -> Vec<&str> {
+    let frames = stack
+        .frames
+        .iter()
+        .filter(|frame| frame.module.as_deref() == Some("python"));
+    frames
+        .filter_map(|frame| frame.function.split(" (").next())
+        .collect()
+}
+
+/// Threads that sleep and run at places that do not change, deep in all kinds of calls, print where they are.
+const SELF_REPORT: &str = r#"
+import sys, threading, time, functools
+
+def where(frame):
+    lines = []
+    while frame:
+        code = frame.f_code
+        name = getattr(code, 'co_qualname', code.co_name)
+        lines.append(f'{name}|{code.co_filename}|{code.co_firstlineno}|{frame.f_lineno}')
+        frame = frame.f_back
+    return ';'.join(lines)
+
+class Täter:
+    def method(self, how):
+        return self.recursive(how, 20)
+    def recursive(self, how, depth):
+        if depth:
+            return self.recursive(how, depth - 1)
+        return sorted([1, 2], key=lambda x: next(self.generator(how)))
+    @staticmethod
+    def generator(how):
+        yield from inner(how)
+
+def inner(how):
+    yield [how()
+           for _ in range(1)]
+
+def sleep():
+    time.sleep(1000)
+
+def spin():
+    while True: pass
+
+async def outermost():
+    await awaited()
+
+async def awaited():
+    functools.reduce(lambda a, b: sleep(), [1, 2])
+
+def coroutine():
+    outermost().send(None)
+
+threads = [threading.Thread(target=target, args=args, daemon=True) for target, args in
+           [(Täter().method, (sleep,)), (Täter().method, (spin,)), (coroutine, ())]]
+for thread in threads: thread.start()
+
+def report():
+    time.sleep(0.3)
+    for ident, frame in sys._current_frames().items():
+        native = {thread.ident: thread.native_id for thread in threading.enumerate()}[ident]
+        if ident != threading.get_ident():
+            print('stack', native, where(frame))
+    print('ready', flush=True)
+
+def main():
+    report()
+    sys.stdin.readline()
+
+main()
+"#;
+
+#[test]
+fn stacks_are_those_that_the_program_itself_prints() {
+    for python in pythons() {
+        let sampler = sampler!();
+        let path = sampler.path("program.py");
+        std::fs::write(&path, SELF_REPORT).expect("its folder is ours");
+        let mut command = Command::new(&python);
+        let mut target = Target::spawn(command.arg("-B").arg(path).env("PYTHONUTF8", "1"));
+        let mut printed = BTreeMap::new();
+        for _ in 0..3 {
+            let line = target.until_line(|line| line.starts_with("stack "));
+            let mut words = line.splitn(3, ' ').skip(1);
+            let tid: i32 = words
+                .next()
+                .and_then(|tid| tid.parse().ok())
+                .expect("a number");
+            printed.insert(tid, words.next().expect("a stack").trim().to_owned());
+        }
+        target.until_ready();
+        let found = dumped(&sampler, &target);
+        for (tid, stack) in &printed {
+            assert_eq!(found.get(tid), Some(stack), "thread {tid} of {python:?}");
+        }
+        let main = found.get(&target.pid()).map_or("", String::as_str);
+        assert!(
+            main.starts_with("main|") && main.contains("<module>|"),
+            "{python:?}: {main}"
+        );
+        target.assert_free();
+    }
+}
+
+/// The Python frames of all threads, in the words of the program above.
+fn dumped(sampler: &Sampler, target: &Target) -> BTreeMap<i32, String> {
+    let done = sampler.run(&["dump", "--json", "--no-native", "-p", &target.pid_text()]);
+    done.expect_code(0);
+    let dump: serde_json::Value = serde_json::from_slice(&done.stdout).expect("it is JSON");
+    let mut found = BTreeMap::new();
+    for group in dump["groups"].as_array().expect("groups") {
+        let frames = group["frames"].as_array().expect("frames").iter();
+        let python = frames
+            .filter(|frame| frame["module"] == "python")
+            .map(|frame| {
+                let function = frame["function"].as_str().expect("a name");
+                let (name, place) = function.rsplit_once(" (").expect("a place");
+                let first_line = place
+                    .trim_end_matches(')')
+                    .rsplit(':')
+                    .next()
+                    .expect("a line");
+                let file = frame["file"].as_str().expect("a file");
+                format!("{name}|{file}|{first_line}|{}", frame["line"])
+            });
+        let stack = python.collect::<Vec<_>>().join(";");
+        for thread in group["threads"].as_array().expect("threads") {
+            let tid = thread["tid"]
+                .as_i64()
+                .and_then(|tid| i32::try_from(tid).ok());
+            found.insert(tid.expect("a number"), stack.clone());
+        }
+    }
+    found
+}
+
+/// Work in three functions, one of which has two lines of it; how much CPU time each took is printed at the end.
+const SPLIT: &str = r#"
+import time, sys
+def third():
+    s = 0
+    for i in range(3000): s += i
+    return s
+def first():
+    a = [i * i for i in range(6000)]
+    b = [third() and i for i in range(1)]
+    return a
+def second():
+    x = sum(j * 3 for j in range(2000))
+    y = sum([k * 3 for k in range(4000)])
+spent = {'first': 0, 'second': 0}
+def timed(f):
+    began = time.thread_time_ns()
+    f()
+    spent[f.__name__] += time.thread_time_ns() - began
+print('ready', flush=True)
+sys.stdin.readline()
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    timed(first)
+    timed(second)
+print('truth', spent['first'] / sum(spent.values()), flush=True)
+sys.stdin.readline()
+"#;
+
+#[test]
+fn shares_of_functions_are_what_they_take() {
+    let sampler = sampler!();
+    let mut target = start(&sampler, &need("python3"), SPLIT);
+    target.until_ready();
+    let running = sampler.attach(target.pid(), &["-r", "997", "--max-overhead", "50"]);
+    target.tell("go\n");
+    let truth = target.until_line(|line| line.starts_with("truth"));
+    let truth: f64 = truth
+        .trim()
+        .split(' ')
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .expect("a number");
+    running.interrupt();
+    let report = sampler.report();
+    let share_below = |name: &str| report.cpu_share(|stack| names(stack).contains(&name));
+    let (first, second) = (share_below("first"), share_below("second"));
+    assert!(
+        first + second > 0.9,
+        "{first} and {second}\n{}",
+        report.heaviest()
+    );
+    let found = first / (first + second);
+    assert!(
+        (found - truth).abs() < 0.03,
+        "{found} for {truth}\n{}",
+        report.heaviest()
+    );
+}
+
+/// Which function calls which changes all the time; each is named after its callers.
+const ALTERNATING: &str = r#"
+import threading
+def leaf(n):
+    s = 0
+    for i in range(n): s += i
+    return s
+def make(path, depth):
+    names = [make(path + '_' + letter, depth - 1) for letter in 'xyz'] if depth else []
+    space = {'calls': names, 'leaf': None}
+    body = 'for f in calls: f()' if depth else 's = 0\n    for i in range(40): s += i'
+    if path.endswith('y') and depth: body = '[f() for f in calls]'
+    if path.endswith('z') and depth: body = 'list(map(lambda f: f(), calls))'
+    exec(f'def {path}():\n    {body}\n', space)
+    return space[path]
+root = make('r', 4)
+def work():
+    while True: root()
+threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+for thread in threads: thread.start()
+print('ready', flush=True)
+work()
+"#;
+
+#[test]
+fn no_stack_is_impossible() {
+    for python in pythons() {
+        let sampler = sampler!();
+        let mut target = start(&sampler, &python, ALTERNATING);
+        target.until_ready();
+        let report = record(&sampler, &target, "700ms");
+        let mut seen = 0;
+        for stack in &report.stacks {
+            let of_tree = names(stack)
+                .into_iter()
+                .filter(|name| *name == "r" || name.starts_with("r_"));
+            // Lambdas and comprehensions are called what they are called in, or nothing at all.
+            let path: Vec<_> = of_tree.filter(|name| !name.contains('<')).collect();
+            let is_possible = path.windows(2).all(|pair| {
+                pair[1]
+                    .strip_prefix(pair[0])
+                    .is_some_and(|rest| rest.len() == 2)
+            });
+            assert!(is_possible, "{python:?}: {path:?}");
+            assert!(
+                path.first().is_none_or(|name| *name == "r"),
+                "{python:?}: {path:?}"
+            );
+            seen += u64::from(path.len() > 3) * stack.weights.samples;
+        }
+        assert!(seen > 50, "{python:?}: {seen}\n{}", report.heaviest());
+    }
+}
+
+const SERVICE: &str = r#"
+import threading, time, json, re
+def handle(n):
+    return json.loads(json.dumps({'n': [n] * 20, 'text': re.sub('a', lambda m: 'b', 'aaa')}))
+def serve(n):
+    while True:
+        for i in range(20): handle(i)
+        time.sleep(0.002 * (n % 7 + 1))
+for n in range(50):
+    threading.Thread(target=serve, args=(n,), daemon=True).start()
+print('ready', flush=True)
+time.sleep(1000)
+"#;
+
+#[test]
+fn all_stacks_of_a_service_are_merged() {
+    let sampler = sampler!();
+    let mut target = start(&sampler, &need("python3"), SERVICE);
+    target.until_ready();
+    let report = record(&sampler, &target, "3s");
+    let lost: u64 = report.summary.interpreted_lost.values().sum();
+    let all = report.summary.interpreted + lost;
+    assert!(all > 500, "{all} stacks in Python");
+    assert!(
+        lost * 1000 <= all,
+        "{lost} of {all} lost: {:?}",
+        report.summary.interpreted_lost
+    );
+    let threads: BTreeSet<i32> = report.stacks.iter().map(|stack| stack.thread.tid).collect();
+    assert!(threads.len() >= 51, "{threads:?}");
+    for stack in report.stacks.iter().filter(|stack| stack.end == "complete") {
+        let names = names(stack);
+        assert!(
+            names.contains(&"serve") || names.contains(&"<module>"),
+            "{names:?}"
+        );
+    }
+}
+
+/// A library that calls back, between two functions of Python.
+const CALLBACK: &str = r"
+typedef int (*callback)(int);
+__attribute__((noinline)) int between(callback call, int times) {
+    int sum = 0;
+    for (int i = 0; i < times; i++) sum += call(i);
+    return sum;
+}
+";
+
+const CALLS_BACK: &str = r#"
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+CALL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
+def inside(i):
+    s = 0
+    for k in range(2000): s += k
+    return 1
+def outside():
+    library.between(CALL(inside), 1000)
+print('ready', flush=True)
+while True: outside()
+"#;
+
+#[test]
+fn native_code_is_between_the_functions_that_call_it_and_are_called_by_it() {
+    let sampler = sampler!();
+    let (source, library) = (sampler.path("between.c"), sampler.path("between.so"));
+    std::fs::write(&source, CALLBACK).expect("its folder is ours");
+    let mut gcc = Command::new(need("gcc"));
+    let built = gcc
+        .args(["-O2", "-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .status();
+    assert!(built.expect("gcc runs").success());
+    for python in pythons() {
+        let sampler = sampler!();
+        let path = sampler.path("program.py");
+        std::fs::write(&path, CALLS_BACK).expect("its folder is ours");
+        let mut target = Target::spawn(Command::new(&python).arg("-B").arg(path).arg(&library));
+        target.until_ready();
+        let report = record(&sampler, &target, "500ms");
+        let is_in_place = |stack: &Stack| {
+            let position = |name: &str| {
+                let is_called = |function: &str| function.split(" (").next() == Some(name);
+                stack
+                    .frames
+                    .iter()
+                    .position(|frame| is_called(&frame.function))
+            };
+            let [outside, between, inside] = ["outside", "between", "inside"].map(position);
+            outside.is_some() && outside < between && between < inside
+        };
+        let share = report.cpu_share(is_in_place);
+        report.expect_share("all three in their places", share, 0.9);
+    }
+}
+
+const GIL: &str = r#"
+import threading, hashlib
+def holds():
+    s = 0
+    while True: s += 1
+def lets_go():
+    data = b'x' * 5000000
+    while True: hashlib.sha256(data).digest()
+threading.Thread(target=holds, daemon=True).start()
+print('ready', flush=True)
+lets_go()
+"#;
+
+#[test]
+fn who_holds_the_lock_is_known() {
+    for python in pythons() {
+        let sampler = sampler!();
+        let mut target = start(&sampler, &python, GIL);
+        target.until_ready();
+        let report = record(&sampler, &target, "600ms");
+        let is_in = |stack: &Stack, name: &str| names(stack).contains(&name);
+        let held = report.cpu_share(|stack| stack.holds_lock);
+        report.expect_share("holders", held, 0.1);
+        let samples = |pleases: &dyn Fn(&Stack) -> bool| {
+            let stacks = report.stacks.iter().filter(|stack| pleases(stack));
+            stacks.map(|stack| stack.weights.samples).sum::<u64>()
+        };
+        let by_holder = samples(&|stack| is_in(stack, "holds") && stack.holds_lock);
+        let by_other = samples(&|stack| is_in(stack, "lets_go") && stack.holds_lock);
+        assert!(
+            by_other * 5 < by_holder,
+            "{python:?}: {by_other} and {by_holder}"
+        );
+        let done = sampler.run(&["report", "--gil", "-f", "json", "sampler.data"]);
+        done.expect_code(0);
+        let holders = Report::parse(&done.stdout);
+        assert!(!holders.stacks.is_empty() && holders.stacks.iter().all(|stack| stack.holds_lock));
+    }
+}
+
+const OLD: &str = "print('ready', flush=True)\nwhile True: pass\n";
+
+#[test]
+fn without_interpreters_there_are_native_frames_alone() {
+    let sampler = sampler!();
+    let mut target = start(&sampler, &need("python3"), OLD);
+    target.until_ready();
+    let options = ["-r", "299", "-d", "300ms", "--lang", "none"];
+    sampler.attach(target.pid(), &options).wait().expect_code(0);
+    let report = sampler.report();
+    assert!(report.stacks.iter().all(|stack| names(stack).is_empty()));
+    assert!(
+        report.share_below("_PyEval_EvalFrameDefault") > 0.9,
+        "{}",
+        report.heaviest()
+    );
+}
+
+/// Where glibc keeps a thread's number, by which threads of CPython before 3.11 are recognized.
+#[test]
+fn the_number_of_a_thread_is_where_it_is_looked_for() {
+    let program = "import ctypes, threading as t\n\
+                   print(ctypes.c_int.from_address(t.get_ident() + 720).value == t.get_native_id())";
+    let output = Command::new(need("python3")).args(["-c", program]).output();
+    assert_eq!(
+        String::from_utf8_lossy(&output.expect("it runs").stdout).trim(),
+        "True"
+    );
+}
