@@ -151,7 +151,10 @@ impl ElfImage {
             layout,
             bytes: bytes.clone(),
         };
-        image.build_id = image.build_id_of(headers);
+        image.build_id = image.build_id_of(headers).or_else(|| {
+            // Go's linker puts it in a section that no note segment covers.
+            build_id_in(&image.section(".note.gnu.build-id")?, 4)
+        });
         Ok(image)
     }
 
