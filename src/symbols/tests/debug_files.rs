@@ -1,5 +1,9 @@
 //! Which files are taken for a module.
 
+use std::sync::Arc;
+
+use sampler_unwind::{ElfImage, ImageBytes};
+
 use super::*;
 
 #[test]
@@ -151,4 +155,22 @@ fn a_file_is_found_in_the_sysroot_first() {
         without.notes(),
         ["libinlined.so: /no/such/libinlined.so not found"]
     );
+}
+
+#[test]
+fn a_build_id_is_also_found_where_no_segment_has_it() {
+    let workshop = Workshop::new();
+    let path = workshop.inlined();
+    let mut bytes = fs::read(&path).expect("it was built");
+    let count = usize::from(u16::from_le_bytes([bytes[0x38], bytes[0x39]]));
+    // Elf64_Phdr, after the file header: p_type. PT_NOTE becomes PT_NULL.
+    for header in bytes[64..64 + count * 56].chunks_mut(56) {
+        if header[..4] == 4u32.to_le_bytes() {
+            header[..4].fill(0);
+        }
+    }
+    let build_id = Elf::parse(&bytes).expect("it is an ELF file").build_id();
+    assert!(build_id.is_some());
+    let image = ElfImage::parse(ImageBytes::new(Arc::new(bytes))).expect("it is one");
+    assert_eq!(image.build_id(), build_id.as_ref());
 }

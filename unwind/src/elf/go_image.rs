@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::go_pclntab::{GoFunctions, TEXT_START_POSITION};
+use super::go_pclntab::{GoFunctions, TEXT_START_WORD};
 use super::unwind_sections::{Sections, bounded_bytes};
 use super::{ElfImage, ImageBytes};
 use crate::address::Svma;
@@ -36,25 +36,27 @@ fn table_at(
     range: Range<Svma>,
 ) -> Option<GoFunctions<ImageBytes>> {
     let relocated = Relocated { image };
-    // Before position independent code is loaded its relocations have what will be in the header.
-    let text_start = range
-        .start
-        .0
-        .checked_add(TEXT_START_POSITION)
-        .and_then(|position| relocated.pointer_at(Svma(position)))
-        .or_else(|| Some(sections.svma_range(".text")?.start));
-    let functions = GoFunctions::parse(bounded_bytes(image, range.clone())?, text_start)?;
-    let Some(position) = functions.inline_trees_word() else {
-        return Some(functions);
+    // `moduledata` begins with the address of the table.
+    let places: Vec<Svma> = relocated.places_of(range.start).collect();
+    let text_of = |moduledata: &Svma| {
+        let text = relocated.word_at(*moduledata, TEXT_WORD)?;
+        image.code_at(text).map(|_| text)
     };
-    let trees = relocated.places_of(range.start).find_map(|moduledata| {
-        let word = |index: u64| {
-            let svma = moduledata.0.checked_add(index.checked_mul(8)?)?;
-            relocated.pointer_at(Svma(svma))
-        };
-        (word(TEXT_WORD)? == functions.text_start()).then(|| word(position))?
-    });
-    let trees = trees.and_then(|trees| image.shared_bytes_at(trees));
+    // Before position independent code is loaded its relocations have what will be in the header.
+    let text_start = relocated
+        .word_at(range.start, TEXT_START_WORD)
+        .or_else(|| places.iter().find_map(text_of))
+        .or_else(|| Some(sections.svma_range(".text")?.start));
+    let functions = GoFunctions::parse(bounded_bytes(image, range)?, text_start)?;
+    let trees = places
+        .iter()
+        .filter(|moduledata| text_of(moduledata) == Some(functions.text_start()))
+        .flat_map(|moduledata| {
+            let words = functions.inline_tree_words().iter();
+            words.filter_map(|word| relocated.word_at(*moduledata, *word))
+        })
+        .filter_map(|trees| image.shared_bytes_at(trees))
+        .find(|trees| functions.fits_inline_trees(trees));
     Some(match trees {
         Some(trees) => functions.with_inline_trees(trees),
         None => functions,
@@ -90,7 +92,9 @@ struct Relocated<'a> {
 }
 
 impl Relocated<'_> {
-    fn pointer_at(&self, svma: Svma) -> Option<Svma> {
+    /// The word number `index` from `start` on; `None` where it is zero.
+    fn word_at(&self, start: Svma, index: u64) -> Option<Svma> {
+        let svma = Svma(start.0.checked_add(index.checked_mul(8)?)?);
         let relocated = self.image.relative_relocations();
         let addend = relocated
             .filter(|(place, _)| *place == svma)

@@ -15,8 +15,10 @@ const POINTER_BYTES: usize = 8;
 const STRING_BYTES_MAX: usize = 1 << 14;
 /// Steps of one PC-value table. Generated functions of 100,000 lines have about as many.
 const VALUE_STEPS_MAX: usize = 1 << 20;
-/// Where the header of Go 1.18 and later holds the start of the text, in bytes from the table's first.
-pub(super) const TEXT_START_POSITION: u64 = 24;
+/// Which word of the header of Go 1.18 to 1.25 holds the start of the text.
+pub(super) const TEXT_START_WORD: u64 = 3;
+/// Functions that are asked whether they have an inline tree.
+const TRIED_MAX: usize = 1 << 14;
 /// How deep functions inlined into each other are followed.
 const INLINED_MAX: usize = 256;
 /// `PCDATA_InlTreeIndex` and `FUNCDATA_InlTree` (`runtime/symtab.go`, Go 1.16 and later).
@@ -167,7 +169,7 @@ impl Version {
 impl<B: Deref<Target = [u8]>> GoFunctions<B> {
     /// The table that begins at the first of `bytes` and ends at or before the last of them. `text_start` is where
     /// the code of Go functions begins (`runtime.text`), needed where the header does not say: in programs that are
-    /// position independent the loader writes it there.
+    /// position independent the loader writes it there, and from Go 1.26 on nobody does.
     ///
     /// `None` when this is no such table for a 64-bit little-endian machine.
     pub fn parse(bytes: B, text_start: Option<Svma>) -> Option<Self> {
@@ -193,13 +195,22 @@ impl<B: Deref<Target = [u8]>> GoFunctions<B> {
         }
     }
 
-    /// Which word of `moduledata` (`runtime/symtab.go`) holds where function data lies.
-    pub(super) fn inline_trees_word(&self) -> Option<u64> {
+    /// Which words of `moduledata` (`runtime/symtab.go`) may hold where function data lies.
+    pub(super) fn inline_tree_words(&self) -> &'static [u64] {
         match self.layout.version {
-            Version::Go1_2 | Version::Go1_16 => None,
-            Version::Go1_18 => Some(38),
-            Version::Go1_20 => Some(40),
+            Version::Go1_2 | Version::Go1_16 => &[],
+            Version::Go1_18 => &[38],
+            // Up to Go 1.26, and in Go 1.27.
+            Version::Go1_20 => &[40, 43],
         }
+    }
+
+    /// Whether `trees` may be what function data is relative to: it is asked for one function that was inlined.
+    pub(super) fn fits_inline_trees(&self, trees: &[u8]) -> bool {
+        (0..self.len().min(TRIED_MAX))
+            .filter_map(|index| self.function(index))
+            .find(|function| self.inline_tree(function).is_some())
+            .is_some_and(|function| self.inlined_call(&function, trees, 0).is_some())
     }
 
     /// Where the code of Go functions begins, as far as this table needs it.
@@ -284,34 +295,50 @@ impl<B: Deref<Target = [u8]>> GoFunctions<B> {
     /// The innermost function that was inlined at `svma`, and the address whose line is that of its call.
     fn inlined_at(&self, function: &GoFunction<'_>, svma: Svma) -> Option<(&str, Svma)> {
         let trees = self.inline_trees.as_deref()?;
+        let index = self.value(function, self.table(function, INLINE_INDEX)?, svma)?;
+        self.inlined_call(function, trees, usize::try_from(index).ok()?)
+    }
+
+    /// The offset number `index` after the fields of a function's `_func`: first of its PC-value tables, then of its
+    /// function data.
+    fn table(&self, function: &GoFunction<'_>, index: usize) -> Option<u32> {
+        let position = index.checked_mul(4)?.checked_add(self.fields().tables)?;
+        self.field(function, position)
+    }
+
+    /// Where the inline tree of a function is in the function data, if it has one.
+    fn inline_tree(&self, function: &GoFunction<'_>) -> Option<usize> {
         // Before Go 1.18 function data are pointers, and lie elsewhere.
         if !self.layout.version.has_offsets() {
             return None;
         }
-        let fields = self.fields();
-        let values = usize::try_from(self.field(function, fields.values)?).ok()?;
-        let word = |index: usize| {
-            let position = index.checked_mul(4)?.checked_add(fields.tables)?;
-            self.field(function, position)
-        };
+        let values = usize::try_from(self.field(function, self.fields().values)?).ok()?;
         if values <= INLINE_INDEX {
             return None;
         }
-        let index = self.value(function, word(INLINE_INDEX)?, svma)?;
-        let index = usize::try_from(index).ok()?;
-        let start = word(values.checked_add(INLINE_TREE)?).filter(|&start| start != NONE)?;
+        let start = self.table(function, values.checked_add(INLINE_TREE)?);
+        usize::try_from(start.filter(|&start| start != NONE)?).ok()
+    }
+
+    /// The entry number `index` in a function's inline tree, as [`GoFunctions::inlined_at`] has it.
+    fn inlined_call(
+        &self,
+        function: &GoFunction<'_>,
+        trees: &[u8],
+        index: usize,
+    ) -> Option<(&str, Svma)> {
+        let start = self.inline_tree(function)?;
         // inlinedCall: in Go 1.18 parent, funcID, file, line, func_, parentPc; in Go 1.20 funcID, nameOff, parentPc,
         // startLine.
         let (bytes, name, parent) = match self.layout.version {
             Version::Go1_20 => (16, 4, 8),
             _ => (20, 12, 16),
         };
-        let call = index.checked_mul(bytes)?;
-        let call = call.checked_add(usize::try_from(start).ok()?)?;
+        let call = index.checked_mul(bytes)?.checked_add(start)?;
         let name = self.string(self.layout.names, word_at(trees, call.checked_add(name)?)?)?;
         let parent = u64::from(word_at(trees, call.checked_add(parent)?)?);
         let parent = Svma(function.entry.0.checked_add(parent)?);
-        (parent < function.end).then_some((name, parent))
+        (parent < function.end && !name.is_empty()).then_some((name, parent))
     }
 
     fn fields(&self) -> RecordFields {

@@ -168,8 +168,15 @@ impl ElfImage {
             layout,
             bytes: bytes.clone(),
         };
-        if let Some((build_id, svma)) = image.find_build_id(headers) {
-            (image.build_id, image.build_id_svma) = (Some(build_id), Some(svma));
+        match image.find_build_id(headers) {
+            Some((build_id, svma)) => {
+                (image.build_id, image.build_id_svma) = (Some(build_id), Some(svma));
+            }
+            // Go's linker puts it in a section that no note segment covers.
+            None => {
+                let section = image.section(".note.gnu.build-id");
+                image.build_id = section.and_then(|notes| build_id_in(&notes, 4));
+            }
         }
         Ok(image)
     }
