@@ -70,17 +70,15 @@ impl Distribution {
     }
 }
 
-/// What would get the names or lines that `module` lacks, each a line; empty when it lacks none.
+/// What would get names and lines of `module`, each a line; empty when all that there can be is here.
 pub fn advice(module: &ModuleOverview, distribution: &Distribution) -> Vec<String> {
     let ModuleOverview {
         module: info,
         sources,
-        seen,
         ..
     } = module;
-    let lacks_names = seen.unnamed_addresses > 0;
-    let lacks_lines = !sources.has_debug_info;
-    if !info.path.starts_with('/') || !(lacks_names || lacks_lines) {
+    // What debug information does not name nothing else does.
+    if !info.path.starts_with('/') || sources.has_debug_info {
         return Vec::new();
     }
     let mut lines = Vec::new();
@@ -90,7 +88,10 @@ pub fn advice(module: &ModuleOverview, distribution: &Distribution) -> Vec<Strin
                 .to_owned(),
         );
     }
-    let package = owner(Path::new(&info.path)).filter(|_| distribution.is("debian"));
+    let package = match distribution.is("debian") {
+        true => owner(Path::new(&info.path)),
+        false => None,
+    };
     if let Some(package) = &package {
         lines.push(distribution.install(package));
     }
@@ -170,7 +171,7 @@ mod tests {
         let debian = Distribution::parse("ID=debian");
         assert_eq!(debian.install("libc6"), "apt install libc6-dbg");
         assert_eq!(debian.install("libzstd1"), "apt install libzstd1-dbgsym");
-        let module = |has_debug_info, unnamed_addresses| ModuleOverview {
+        let module = |has_debug_info| ModuleOverview {
             module: ModuleInfo {
                 path: "/no/such/program".to_owned(),
                 build_id: None,
@@ -180,16 +181,12 @@ mod tests {
                 has_debug_info,
                 ..ModuleSources::default()
             },
-            seen: Seen {
-                addresses: 9,
-                unnamed_addresses,
-                ..Seen::default()
-            },
+            seen: Seen::default(),
             names: BTreeMap::new(),
             with_line: 0,
         };
-        assert!(advice(&module(true, 0), &debian).is_empty());
-        let lines = advice(&module(false, 0), &debian);
+        assert!(advice(&module(true), &debian).is_empty());
+        let lines = advice(&module(false), &debian);
         assert!(
             lines.len() == 2 && lines[0].contains("not here any more"),
             "{lines:?}"

@@ -73,7 +73,11 @@ fn debuginfod(
     let urls: Vec<String> = match urls {
         [] => {
             let urls = text("DEBUGINFOD_URLS").unwrap_or_default();
-            urls.split_whitespace().map(str::to_owned).collect()
+            // Words for the client of elfutils on signatures may be among them.
+            let urls = urls
+                .split_whitespace()
+                .filter(|url| !url.starts_with("ima:"));
+            urls.map(str::to_owned).collect()
         }
         urls => urls.to_vec(),
     };
@@ -117,7 +121,10 @@ mod tests {
     fn servers_and_cache_are_those_of_elfutils() {
         let named = settings(
             &[],
-            &[("DEBUGINFOD_URLS", "https://a http://b"), ("HOME", "/h")],
+            &[
+                ("DEBUGINFOD_URLS", "ima:permissive https://a http://b"),
+                ("HOME", "/h"),
+            ],
         )
         .unwrap();
         assert_eq!(named.urls, ["https://a", "http://b"]);

@@ -268,6 +268,7 @@ fn agent(url: &str, timeout: Duration, certificates: Option<&Path>) -> Result<Ag
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(concat!("sampler/", env!("CARGO_PKG_VERSION")))
+        .timeout_resolve(Some(timeout.min(CONNECT_MAX)))
         .timeout_connect(Some(timeout.min(CONNECT_MAX)))
         .timeout_recv_response(Some(timeout))
         .timeout_per_read(Some(timeout))

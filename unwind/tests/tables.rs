@@ -165,15 +165,9 @@ fn tables_of_a_separate_debug_file() {
             stripped.as_os_str(),
         ],
     );
-<<<<<<< HEAD
-    let found = check(&program, || {
-        let debug = image(std::fs::read(&debug).unwrap());
-        image(std::fs::read(&stripped).unwrap()).with_debug_file(debug)
-=======
     let debug = std::fs::read(debug).unwrap();
     let found = check(&program, || {
         image(std::fs::read(&stripped).unwrap()).with_debug_file(image(debug.clone()))
->>>>>>> hard
     });
     assert!(found > 1000);
 }

@@ -233,8 +233,13 @@ impl JitDumpParser {
             let Some((address, line, _discriminator, name)) = entry else {
                 break;
             };
-            // As in the entry before.
+            // V8 11.3 (Node 20) sometimes writes names from memory that it has freed: nothing after that has its place.
+            // A name of this one byte is that of the entry before.
             if name != b"\xff" {
+                let is_text = |name: &str| !name.contains(char::is_control);
+                if !str::from_utf8(name).is_ok_and(is_text) {
+                    return None;
+                }
                 let name = name_of(name);
                 file = files.iter().position(|known| *known == name);
                 if file.is_none() && files.len() < FILES_MAX {
@@ -432,6 +437,19 @@ mod tests {
             .map(|line| (line.offset, line.line))
             .collect();
         assert_eq!(lines, [(4, 7), (0x1e, 9)]);
+    }
+
+    #[test]
+    fn lines_of_a_file_whose_name_is_no_text_are_left_out() {
+        let bytes = [
+            header(0),
+            debug_info(0x1000, &[(0x1000, 7, "a.js"), (0x1008, 9, "MD\x01")]),
+            load(50, 0x1000, 0x20, 1, "f\x1b[2J"),
+        ]
+        .concat();
+        let (_, codes, _) = parse(&bytes, &[0x1008]);
+        assert_eq!(codes[0].0.name, "f\u{fffd}[2J");
+        assert!(codes[0].0.lines.is_empty() && codes[0].0.files.is_empty());
     }
 
     #[test]

@@ -201,8 +201,12 @@ struct NamedCode {
 /// How long a name is kept, in bytes.
 const NAME_BYTES_MAX: usize = 1024;
 
-/// `bytes` as a name: as much of it as is kept, with what is no UTF-8 replaced.
+/// `bytes` as a name: as much of it as is kept, with what is no text replaced, as a terminal might obey it.
 fn name_of(bytes: &[u8]) -> String {
     let kept = bytes.get(..NAME_BYTES_MAX).unwrap_or(bytes);
-    String::from_utf8_lossy(kept).into_owned()
+    let text = |c: char| match c.is_control() {
+        true => char::REPLACEMENT_CHARACTER,
+        false => c,
+    };
+    String::from_utf8_lossy(kept).chars().map(text).collect()
 }
