@@ -120,34 +120,30 @@ fn a_call_may_be_the_last_instruction_of_its_function() {
     check(&DYNAMIC, "noreturn", &expected);
 }
 
-/// The same, had the frame been looked up where it will return to instead of inside the call: there another function
-/// begins, with another frame, and so nothing of the stack is found.
+/// Looked up where it leads instead of inside the call, a return address belongs to another function, with another
+/// frame: from there the walk goes wrong.
 #[test]
 fn a_return_address_looked_up_where_it_leads_belongs_to_another_function() {
-    let capture = capture(&DYNAMIC, "noreturn");
-    let stack = walk(&capture, &capture.registers);
-    let at_end = names(&capture, &stack)
-        .iter()
-        .position(|name| name == "calls_at_end");
-    let frame = stack.frames[at_end.unwrap()];
+    let expected = [
+        "never_returns",
+        "asm_ends_in_call",
+        "noreturn_exactly",
+        "main",
+    ];
+    let (capture, stack) = check(&DYNAMIC, "noreturn_exactly", &expected);
+    let frame = stack.frames[1];
     let mut symbols = Symbols::default();
     let name = symbols.name(&capture.modules, frame.address);
-    assert_ne!(name, "calls_at_end");
-    let wrong = Registers::at(capture.registers.arch(), frame.address, frame.sp);
-    let wrong = walk(&capture, &wrong);
-    let found: Vec<_> = wrong
-        .frames
-        .iter()
-        .skip(1)
-        .map(|frame| frame.address)
-        .collect();
-    let right: Vec<_> = stack
-        .frames
-        .iter()
-        .skip(at_end.unwrap() + 1)
-        .map(|frame| frame.address)
-        .collect();
-    assert_ne!(found, right, "{wrong:#x?}");
+    assert_eq!(name, "asm_behind_it");
+    let start = Registers::at(capture.registers.arch(), frame.address, frame.sp);
+    let wrong = walk(&capture, &start);
+    let callers =
+        |frames: &[Frame]| -> Vec<_> { frames.iter().map(|frame| frame.address).collect() };
+    assert_ne!(
+        callers(&wrong.frames[1..]),
+        callers(&stack.frames[2..]),
+        "{wrong:#x?}"
+    );
 }
 
 #[test]

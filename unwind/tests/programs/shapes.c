@@ -42,6 +42,17 @@ static void noreturn(void) {
     sink = neighbour(3);
 }
 
+/* The same where the return address is the first byte of the next function, whose frame is another. */
+__asm__(".text\n.type asm_ends_in_call, @function\nasm_ends_in_call: .cfi_startproc\n sub $56, %rsp\n"
+        " .cfi_adjust_cfa_offset 56\n call never_returns\n .cfi_endproc\n.size asm_ends_in_call, .-asm_ends_in_call\n"
+        ".type asm_behind_it, @function\nasm_behind_it: .cfi_startproc\n ret\n .cfi_endproc\n"
+        ".size asm_behind_it, .-asm_behind_it\n");
+extern void asm_ends_in_call(void);
+static void noreturn_exactly(void) {
+    asm_ends_in_call();
+    sink++;
+}
+
 /* ---- signals ---- */
 NOINLINE static void in_handler(void) {
     CAPTURE();
@@ -229,6 +240,7 @@ int main(int argc, char **argv) {
     } shapes[] = {
         {"recursion", recursion, 1},
         {"noreturn", noreturn, 1},
+        {"noreturn_exactly", noreturn_exactly, 1},
         {"signal_raised", signal_raised, 0},
         {"signal_at_first_instruction", signal_at_first_instruction, 0},
         {"signal_nested", signal_nested, 0},
