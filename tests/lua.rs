@@ -251,7 +251,7 @@ fn what_is_not_wanted_is_not_there() {
         "{}",
         report.heaviest()
     );
-    report.expect_share("a line", report.share_below("leaf (alternate.lua:7)"), 0.05);
+    report.expect_share("a line", report.share_below("leaf (alternate.lua:6)"), 0.05);
 }
 
 const NGINX: &str = r#"
