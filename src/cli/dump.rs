@@ -10,7 +10,11 @@ use serde::Serialize;
 
 use super::failure;
 use super::options::DumpOptions;
-use crate::profile::{Missed, ProfileBuilder, ResolvedFrame, ResolvedProfile, ThreadState};
+use sampler_unwind::interpreter::Language;
+
+use crate::profile::{
+    FrameKind, Missed, ProfileBuilder, ResolvedFrame, ResolvedProfile, ThreadState,
+};
 use crate::record::{STACK_BYTES_MAX_DEFAULT, Snapshot, ThreadSnapshot, snapshot};
 use crate::report::{FrameFilter, filter, resolve};
 
@@ -88,6 +92,8 @@ struct Frame {
     file: Option<String>,
     line: Option<u32>,
     inlined: bool,
+    kind: FrameKind,
+    language: Option<&'static str>,
 }
 
 impl Dump {
@@ -202,6 +208,8 @@ impl From<&ResolvedFrame> for Frame {
             file: frame.file.clone(),
             line: frame.line,
             inlined: frame.inlined,
+            kind: frame.kind,
+            language: frame.language.map(Language::name),
         }
     }
 }

@@ -290,6 +290,8 @@ mod tests {
             "torn",
             "partial",
             "truncated",
+            "interpreted",
+            "interpreted_lost",
             "missed",
             "processes",
             "left_out",

@@ -15,7 +15,9 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("lua5.2", "lua5.2"),
     ("lua5.3", "lua5.3"),
     ("lua5.4", "lua5.4"),
+    ("luajit", "luajit2"),
     ("make", "make"),
+    ("nginx", "nginx-light"),
     ("python3", "python3"),
     ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
@@ -23,6 +25,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("setsid", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("strace", "strace"),
+    ("wrk", "wrk"),
     ("xz", "xz-utils"),
 ];
 

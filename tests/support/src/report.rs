@@ -140,6 +140,7 @@ pub struct Frame {
     pub line: Option<u32>,
     pub inlined: bool,
     pub kind: String,
+    pub language: Option<String>,
 }
 
 impl Stack {

@@ -161,7 +161,21 @@ impl Sampler {
     #[track_caller]
     pub fn report_of(&self, recording: &Path) -> Report {
         let recording = recording.to_str().expect("our paths are text");
-        let done = self.run(&["report", "-f", "json", recording]);
+        self.parsed(&["report", "-f", "json", recording])
+    }
+
+    /// The profile of `sampler.data`, made with further options.
+    ///
+    /// # Panics
+    /// When there is no recording, or the report is not what is promised.
+    #[track_caller]
+    pub fn report_with(&self, options: &[&str]) -> Report {
+        self.parsed(&[&["report", "-f", "json"], options].concat())
+    }
+
+    #[track_caller]
+    fn parsed(&self, arguments: &[&str]) -> Report {
+        let done = self.run(arguments);
         done.expect_code(0);
         Report::parse(&done.stdout)
     }

@@ -16,6 +16,8 @@ mod layout;
 mod names;
 mod proto;
 mod stack;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod walk;
 

@@ -10,6 +10,7 @@ const UGET: u8 = 45;
 const GGET: u8 = 54;
 const TGETS: u8 = 57;
 const CALLM: u8 = 65;
+const CALL: u8 = 66;
 const CALLT: u8 = 68;
 const ITERC: u8 = 69;
 const ITERN: u8 = 70;
@@ -63,6 +64,14 @@ impl Instruction {
     fn d(self) -> u32 {
         self.0 >> 16
     }
+}
+
+/// Whether an instruction calls what lies in its slot, and comes back: not so a tail call.
+pub(super) fn is_call(instruction: u32) -> bool {
+    matches!(
+        Instruction(instruction).opcode(),
+        CALLM | CALL | ITERC | ITERN
+    )
 }
 
 /// What of a call is to be named.

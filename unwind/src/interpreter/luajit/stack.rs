@@ -161,6 +161,8 @@ pub(super) struct StackWalk<'a> {
     /// The position of the one in which the walk is.
     cframe: usize,
     at: u64,
+    /// The link of the innermost frame, where it may not have been written yet.
+    first_link: Option<Link>,
     pc: Pc,
     skips: bool,
     left: usize,
@@ -191,10 +193,17 @@ impl<'a> StackWalk<'a> {
             cframes,
             cframe: 0,
             at: base.wrapping_sub(8),
+            first_link: None,
             pc,
             skips: false,
             left: FRAMES_MAX,
         }
+    }
+
+    /// The innermost frame was called by the instruction before `pc`, whatever its link says.
+    pub(super) fn called_before(mut self, pc: Option<u64>) -> Self {
+        self.first_link = pc.map(|raw| Link { raw });
+        self
     }
 
     /// Whether the walk has come to the bottom.
@@ -232,7 +241,10 @@ impl<'a> StackWalk<'a> {
                 return Err(Broken::Inconsistent);
             }
             self.settle_cframe();
-            let link = link(self.memory, self.layout, self.at).ok_or(Broken::Unreadable)?;
+            let link = match self.first_link.take() {
+                Some(link) => link,
+                None => link(self.memory, self.layout, self.at).ok_or(Broken::Unreadable)?,
+            };
             let function = function(self.memory, self.layout, self.at).ok_or(Broken::Unreadable)?;
             let frame = StackFrame {
                 at: self.at,

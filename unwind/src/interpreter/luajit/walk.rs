@@ -353,6 +353,8 @@ struct Start {
     is_after_call: bool,
     precision: LinePrecision,
     kind: FunctionKind,
+    /// Behind the call that is just being made, or returned from.
+    called_before: Option<u64>,
 }
 
 /// A frame to be shown, before its function is named.
@@ -390,7 +392,7 @@ impl ThreadWalk<'_> {
             .iter()
             .filter(|marker| marker.cframe == Some(cframe))
             .map(|marker| marker.native);
-        let range = match (of_cframe.clone().min(), of_cframe.max()) {
+        match (of_cframe.clone().min(), of_cframe.max()) {
             (Some(first), Some(last)) => first..last + 1,
             // Not met by the native walk: inside the next one that was, or where that ended.
             _ => {
@@ -401,8 +403,7 @@ impl ThreadWalk<'_> {
                 let at = further.map_or(self.native, |marker| marker.native);
                 at..at
             }
-        };
-        range
+        }
     }
 
     /// All frames of one Lua thread, whose C frames are `cframes`, the first of them at position `first`.
@@ -431,7 +432,7 @@ impl ThreadWalk<'_> {
             Some((found, 0))
         });
         found.extend(inlined);
-        let mut walk = StackWalk::new(
+        let walk = StackWalk::new(
             self.memory,
             self.layout,
             lua,
@@ -439,6 +440,7 @@ impl ThreadWalk<'_> {
             start.base,
             Pc::Innermost,
         );
+        let mut walk = walk.called_before(start.called_before);
         let broken = loop {
             match walk.next() {
                 Ok(Some((frame, cframe))) => {
@@ -516,6 +518,7 @@ impl ThreadWalk<'_> {
             is_after_call: true,
             precision: LinePrecision::Exact,
             kind: FunctionKind::Interpreted,
+            called_before: None,
         };
         if first != 0 || lua.at != self.process.capture.current {
             return on_stack;
@@ -543,11 +546,16 @@ impl ThreadWalk<'_> {
                     && state == STATE_INTERPRETER =>
             {
                 match registers.get(RDX).filter(is_base) {
-                    Some(base) => Start {
-                        base,
-                        pc: registers.get(RBX),
-                        ..on_stack
-                    },
+                    Some(base) => {
+                        let pc = registers.get(RBX);
+                        Start {
+                            base,
+                            pc,
+                            is_after_call: !self.is_before_fetch(),
+                            called_before: pc.filter(|&pc| self.is_of_caller(base, pc)),
+                            ..on_stack
+                        }
+                    }
                     None => on_stack,
                 }
             }
@@ -561,6 +569,43 @@ impl ThreadWalk<'_> {
             }
             _ => on_stack,
         }
+    }
+
+    /// Whether `pc`, the position that is executed, is of the caller of the function whose slots begin at `base`: a call is
+    /// just being made, and its link may not have been written, or is being returned from.
+    fn is_of_caller(&mut self, base: u64, pc: u64) -> bool {
+        let (memory, layout) = (self.memory, self.layout);
+        let at = base.wrapping_sub(8);
+        let function = super::stack::function(memory, layout, at);
+        let called = function.and_then(|function| callee(memory, layout, function));
+        let is_own = match called {
+            Some(Callee::Lua { bytecode }) => {
+                let proto = self.process.protos.get(memory, layout, bytecode);
+                let position = pc.checked_sub(4).zip(proto);
+                position.is_some_and(|(pc, proto)| proto.position(pc).is_some())
+            }
+            Some(Callee::Native { .. }) => false,
+            None => return false,
+        };
+        let instruction = super::stack::instruction_before(memory, pc);
+        !is_own && instruction.is_some_and(names::is_call)
+    }
+
+    /// Whether the thread stands where the next instruction is about to be fetched: a jump has been made already, so that
+    /// it is the one to be fetched that counts, and not the one before it.
+    fn is_before_fetch(&self) -> bool {
+        /// `add rbx, 4`, by which the position goes past what was fetched, without its prefix (vm_x64.dasc, ins_NEXT).
+        const PAST_FETCHED: [u8; 3] = [0x83, 0xc3, 0x04];
+        /// From the first instruction of that to behind this one.
+        const FETCH_BYTES: usize = 12;
+        let Some(pc) = self.thread.registers.pc() else {
+            return false;
+        };
+        let mut code = [0; FETCH_BYTES];
+        let read = self.memory.read(pc, &mut code).unwrap_or(0);
+        let code = code.get(..read).unwrap_or_default();
+        code.windows(PAST_FETCHED.len())
+            .any(|at| at == PAST_FETCHED)
     }
 
     fn start_on_trace(
@@ -586,6 +631,7 @@ impl ThreadWalk<'_> {
                 inlined,
                 precision: LinePrecision::Block,
                 kind: FunctionKind::Compiled,
+                called_before: None,
             };
         }
         // On the way into a trace or out of it: where it begins is all that is known.
