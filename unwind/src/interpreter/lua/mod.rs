@@ -12,6 +12,8 @@
 
 mod calls;
 mod detect;
+#[cfg(test)]
+mod hostile_tests;
 mod layout;
 mod proto;
 mod states;
@@ -82,14 +84,9 @@ impl RuntimeImage for PucLuaImage {
         let layout = Layout::of(self.0.version).ok_or_else(|| refused("only 5.1 to 5.5 are"))?;
         let execute = self.0.execute.as_ref();
         let execute = execute.ok_or_else(|| refused("luaV_execute was not found in it"))?;
-        Ok(Box::new(PucLuaProcess {
-            layout,
-            execute: module.bias.avma(execute.start)..module.bias.avma(execute.end),
-            states: States::default(),
-            protos: Protos::default(),
-            captured: Captured::default(),
-            markers: Vec::with_capacity(MARKERS_MAX),
-        }))
+        let avma = |svma| module.bias.avma(svma);
+        let execute = avma(execute.start)..avma(execute.end);
+        Ok(Box::new(PucLuaProcess::new(layout, execute)))
     }
 }
 
@@ -147,6 +144,17 @@ impl Candidates {
 type Activation = Vec<usize>;
 
 impl PucLuaProcess {
+    fn new(layout: Layout, execute: Range<Avma>) -> Self {
+        Self {
+            layout,
+            execute,
+            states: States::default(),
+            protos: Protos::default(),
+            captured: Captured::default(),
+            markers: Vec::with_capacity(MARKERS_MAX),
+        }
+    }
+
     /// Looks in `thread`'s stack, as it was copied, for states, and copies their calls.
     fn capture_all(&mut self, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
         let mut new = Candidates::default();

@@ -162,6 +162,8 @@ impl<'a> Groups<'a> {
             },
             lines: LineTable::Locations,
             ascii_header: text.get(3)?,
+            // The length in UTF-8 and a pointer to that lie between.
+            text_header: text.get(3)? + 16,
         })
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Layout {
     pub lines: LineTable,
     /// `sizeof(PyASCIIObject)`: where the characters of an ASCII string begin.
     pub ascii_header: u32,
+    /// `sizeof(PyCompactUnicodeObject)`: where those of any other string begin.
+    pub text_header: u32,
 }
 
 /// Where the lock that a thread holds while it runs Python code is found.
@@ -265,6 +267,7 @@ static V3_10: Layout = Layout {
     },
     lines: LineTable::Ranges,
     ascii_header: 48,
+    text_header: 72,
 };
 
 static V3_11: Layout = Layout {
@@ -299,6 +302,7 @@ static V3_11: Layout = Layout {
     },
     lines: LineTable::Locations,
     ascii_header: 48,
+    text_header: 72,
 };
 
 static V3_12: Layout = Layout {
@@ -328,5 +332,6 @@ static V3_12: Layout = Layout {
         ..V3_11.code
     },
     ascii_header: 40,
+    text_header: 56,
     ..V3_11
 };

@@ -15,7 +15,11 @@ mod capture;
 mod code;
 mod debug_offsets;
 mod detect;
+#[cfg(test)]
+mod header_tests;
 mod hints;
+#[cfg(test)]
+mod hostile_tests;
 mod layout;
 mod lines;
 mod place;
@@ -84,26 +88,13 @@ impl RuntimeImage for CPythonImage {
             reason: reason.to_string(),
         })?;
         let avma = |svma| module.bias.avma(svma);
-        let mut process = CPythonProcess {
-            runtime: avma(self.0.runtime),
-            eval: self
-                .0
-                .eval
-                .iter()
-                .map(|part| avma(part.start)..avma(part.end))
-                .collect(),
-            codes: Codes::new(self.0.code_type.map(avma)),
-            layout,
-            threads: ThreadStates::default(),
-            captured: Captured::default(),
-            captured_of: None,
-            markers: Vec::new(),
-            places: Places::default(),
-            search_in: 0,
-            search_pause: 1,
-        };
-        process.threads = threads::list(&process.layout, process.runtime, memory);
-        Ok(Box::new(process))
+        let eval = self.0.eval.iter();
+        let eval = eval.map(|part| avma(part.start)..avma(part.end)).collect();
+        let codes = Codes::new(self.0.code_type.map(avma));
+        let runtime = avma(self.0.runtime);
+        Ok(Box::new(CPythonProcess::new(
+            layout, runtime, eval, codes, memory,
+        )))
     }
 }
 
@@ -129,6 +120,28 @@ struct CPythonProcess {
 }
 
 impl CPythonProcess {
+    fn new(
+        layout: Layout,
+        runtime: Avma,
+        eval: Vec<Range<Avma>>,
+        codes: Codes,
+        memory: &dyn MemoryReader,
+    ) -> Self {
+        Self {
+            threads: threads::list(&layout, runtime, memory),
+            layout,
+            runtime,
+            eval,
+            codes,
+            captured: Captured::default(),
+            captured_of: None,
+            markers: Vec::new(),
+            places: Places::default(),
+            search_in: 0,
+            search_pause: 1,
+        }
+    }
+
     fn find_markers(&mut self, native: &Stack) {
         self.markers.clear();
         let eval = &self.eval;

@@ -7,8 +7,6 @@ use crate::memory::MemoryReader;
 /// `PyASCIIObject.length` and `.state`.
 const LENGTH: usize = 16;
 const STATE: usize = 32;
-/// What a string that is not ASCII has between its header and its characters: the length in UTF-8 and a pointer to that.
-const UTF8_BYTES: u64 = 16;
 
 /// The string object at `at`, if it is one: of a longer one, the last `characters_max` characters, behind a mark.
 pub(super) fn read(
@@ -22,8 +20,11 @@ pub(super) fn read(
     let length = u64::from_le_bytes(*header.get(LENGTH..)?.first_chunk()?);
     let state = u32::from_le_bytes(*header.get(STATE..)?.first_chunk()?);
     let State { width, is_ascii } = State::of(state)?;
-    let data = u64::from(layout.ascii_header) + if is_ascii { 0 } else { UTF8_BYTES };
-    let data = at.checked_add(data)?;
+    let data = match is_ascii {
+        true => layout.ascii_header,
+        false => layout.text_header,
+    };
+    let data = at.checked_add(u64::from(data))?;
     let taken = length.min(characters_max as u64);
     let skipped = length - taken;
     let mut bytes = vec![0; usize::try_from(taken).ok()? * width];
@@ -85,7 +86,11 @@ mod tests {
         bytes.extend([0xff; 8]);
         bytes.extend(state.to_le_bytes());
         let is_ascii = state & 0x40 != 0 || state >> 20 & 1 != 0;
-        let header = layout.ascii_header as usize + if is_ascii { 0 } else { 16 };
+        let header = match is_ascii {
+            true => layout.ascii_header as usize,
+            // With the length in UTF-8 and a pointer to that; before 3.12 one more length.
+            false => layout.ascii_header as usize + if layout.ascii_header == 48 { 24 } else { 16 },
+        };
         bytes.resize(header, 0);
         bytes.extend(characters);
         bytes
