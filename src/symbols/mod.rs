@@ -1,8 +1,8 @@
 //! Address to name.
 //!
 //! [`FileSymbolizer`] asks, for each module, the file that was mapped and its separate debug file: first whether they
-//! are what ran (build ID), then the symbol tables for the function, then DWARF, by blazesym, for what was inlined
-//! into it and for lines. Nothing of this happens before a report is made.
+//! are what ran (build ID), then for the function, for what was inlined into it and for lines. docs/symbols.md has the
+//! sources and their order. Nothing of this happens before a report is made.
 
 mod contain;
 mod demangle;
