@@ -16,7 +16,7 @@ use sampler_platforms::{MappedFile, Pid};
 use sampler_unwind::{ElfImage, FrameOrigin, ImageBytes};
 
 const THREADS: usize = 16;
-const STACKS: usize = 2_000;
+const STACKS: usize = 1_000;
 const FRAMES: usize = 40;
 /// Places in code that stacks go through.
 const PLACES: usize = 6_000;
