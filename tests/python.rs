@@ -22,8 +22,6 @@ fn pythons() -> Vec<PathBuf> {
             found.push(entry.path().join("bin/python3"));
         }
     }
-    // Which versions a test has seen is in its output, and in that of one that fails.
-    println!("with {found:?}");
     found
 }
 

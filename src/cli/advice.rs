@@ -10,16 +10,6 @@ use crate::report::ModuleOverview;
 /// The server that collects those of many distributions.
 const COMMON_SERVER: &str = "https://debuginfod.elfutils.org";
 
-/// The servers of distributions, by their ID in os-release(5).
-const SERVERS: [(&str, &str); 6] = [
-    ("debian", "https://debuginfod.debian.net"),
-    ("ubuntu", "https://debuginfod.ubuntu.com"),
-    ("fedora", "https://debuginfod.fedoraproject.org"),
-    ("centos", "https://debuginfod.centos.org"),
-    ("arch", "https://debuginfod.archlinux.org"),
-    ("opensuse", "https://debuginfod.opensuse.org"),
-];
-
 /// What this machine's distribution has to offer.
 #[derive(Debug)]
 pub struct Distribution {
@@ -50,15 +40,6 @@ impl Distribution {
 
     fn is(&self, id: &str) -> bool {
         self.ids.iter().any(|own| own == id)
-    }
-
-    /// The server with this distribution's debug files.
-    pub fn server(&self) -> &'static str {
-        let of = |id: &String| SERVERS.iter().find(|(known, _)| id.starts_with(known));
-        self.ids
-            .iter()
-            .find_map(of)
-            .map_or(COMMON_SERVER, |(_, server)| server)
     }
 
     /// The command that installs debug symbols for `package`.
@@ -96,10 +77,7 @@ pub fn advice(module: &ModuleOverview, distribution: &Distribution) -> Vec<Strin
         lines.push(distribution.install(package));
     }
     if info.build_id.is_some() {
-        lines.push(format!(
-            "sampler report --debuginfod={}",
-            distribution.server()
-        ));
+        lines.push(format!("sampler report --debuginfod={COMMON_SERVER}"));
     }
     if package.is_none() {
         lines.push(build_it(info));
@@ -159,11 +137,6 @@ mod tests {
     fn a_derivative_is_advised_as_its_own_kind() {
         let distribution = Distribution::parse("NAME=\"x\"\nID=ubuntu\nID_LIKE=debian\n");
         assert!(distribution.is("debian"));
-        assert_eq!(distribution.server(), "https://debuginfod.ubuntu.com");
-        let tumbleweed =
-            Distribution::parse("ID=\"opensuse-tumbleweed\"\nID_LIKE=\"opensuse suse\"\n");
-        assert_eq!(tumbleweed.server(), "https://debuginfod.opensuse.org");
-        assert_eq!(Distribution::parse("").server(), COMMON_SERVER);
     }
 
     #[test]

@@ -41,7 +41,7 @@ const CERTIFICATE_FILES: [&str; 4] = [
 /// Which servers are asked, and where what they sent is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DebuginfodSettings {
-    /// Their addresses, in the order in which they are asked: `https://debuginfod.debian.net`.
+    /// Their addresses, in the order in which they are asked: `https://debuginfod.elfutils.org`.
     pub urls: Vec<String>,
     /// The folder of the client that comes with elfutils, which has the same layout.
     pub cache: PathBuf,

@@ -10,10 +10,13 @@ use crate::memory::MemoryReader;
 /// How much of the global state is looked at, in bytes: `jit_State.trace` is the furthest of what is looked for.
 const GLOBAL_BYTES: usize = 0x600;
 
-/// Where `mainthref`, `cur_L` and `J.trace` were in any version, with room to both sides (GC64).
+/// Where `mainthref` and `J.trace` were in any version, with room to both sides.
 const MAIN_WITHIN: Range<usize> = 0x50..0x100;
-const CURRENT_WITHIN: Range<usize> = 0xe8..0x1c0;
 const TRACES_WITHIN: Range<usize> = 0x2f0..0x500;
+
+/// Where `cur_L` was in any version. Behind it, with 32-bit references, there are other fields that name a thread.
+const CURRENT_WITHIN_GC64: Range<usize> = 0x150..0x1b0;
+const CURRENT_WITHIN_GC32: Range<usize> = 0xf0..0x130;
 
 /// The size of a Lua thread, in any version.
 const MAIN_BYTES: RangeInclusive<u64> = 0x40..=0x80;
@@ -74,8 +77,14 @@ impl Vm {
         let main = MAIN_WITHIN.step_by(step).find(|&at| {
             thread_at(at).is_some_and(|main| MAIN_BYTES.contains(&global.wrapping_sub(main)))
         })?;
-        let current = CURRENT_WITHIN
+        let within = match layout.gc64 {
+            true => CURRENT_WITHIN_GC64,
+            false => CURRENT_WITHIN_GC32,
+        };
+        // The last one: some versions have a field before it that can name a thread as well.
+        let current = within
             .step_by(step)
+            .rev()
             .find(|&at| at > main && thread_at(at).is_some())?;
         Some(Self {
             layout,

@@ -18,6 +18,7 @@ mod proto;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod thread_walk;
 mod trace;
 mod walk;
 

@@ -6,18 +6,17 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::calibrate::Vm;
-use super::capture::{CFrame, Capture, RBP, RDX};
+use super::capture::{Capture, RBP};
 use super::layout::{
     CFRAME_BYTES, CFRAME_R14, CFRAME_R15, CFRAME_RBP, CFRAME_RBX, CFRAME_RETURN, Layout,
 };
-use super::names;
-use super::proto::{Callee, Protos, callee};
-use super::stack::{Broken, LuaThread, Pc, StackFrame, StackWalk};
-use super::trace::{Inlined, Trace, Traces};
+use super::proto::Protos;
+use super::thread_walk::ThreadWalk;
+use super::trace::{Trace, Traces};
 use crate::address::Avma;
 use crate::interpreter::{
-    Function, FunctionKind, InterpretedFrame, Interpreter, Language, LinePrecision, Lost,
-    NativeFrame, Segments, ThreadContext, VolatileCopy, Walked,
+    Function, Interpreter, Language, Lost, NativeFrame, Segments, ThreadContext, VolatileCopy,
+    Walked,
 };
 use crate::memory::MemoryReader;
 use crate::registers::Registers;
@@ -30,38 +29,32 @@ const VMS_MAX: usize = 32;
 const SEARCH_WORDS_MAX: u64 = 4096;
 
 /// Names of builtins that are kept.
-const BUILTINS_MAX: usize = 4096;
+pub(super) const BUILTINS_MAX: usize = 4096;
 
 /// Exit stubs lie near the traces they are for: an area of machine code is 32 or 64 KiB large (`sizemcode`).
 const CODE_AREA_BYTES: u64 = 64 << 10;
 
-/// What a virtual machine does, as minus one less the number in `vmstate` (lj_obj.h, LJ_VMST_*).
-const STATE_INTERPRETER: i32 = !0;
-const STATE_GC: i32 = !2;
-const STATE_EXIT: i32 = !3;
-const STATE_RECORD: i32 = !4;
-const STATE_OPTIMIZE: i32 = !5;
-const STATE_ASSEMBLE: i32 = !6;
-
 /// More DWARF numbers of registers.
-const RBX: u16 = 3;
+pub(super) const RBX: u16 = 3;
 const R14: u16 = 14;
 const R15: u16 = 15;
 
 /// A native frame that is the interpreter's or a trace's own.
 #[derive(Debug)]
-struct Marker {
+pub(super) struct Marker {
     /// Its position in the native stack.
-    native: usize,
+    pub(super) native: usize,
     /// The position of its C frame among those of the capture; `None` where there is none.
-    cframe: Option<usize>,
+    pub(super) cframe: Option<usize>,
     /// The stack pointer there.
     sp: u64,
     /// What is known of a register in which builtins keep their base.
-    rbp: Option<u64>,
+    pub(super) rbp: Option<u64>,
+    /// The same of the one in which the interpreter keeps its position.
+    pub(super) rbx: Option<u64>,
     /// The trace it is in, and where.
-    trace: Option<(Trace, u64)>,
-    is_return_address: bool,
+    pub(super) trace: Option<(Trace, u64)>,
+    pub(super) is_return_address: bool,
 }
 
 /// LuaJIT in one process.
@@ -69,15 +62,15 @@ struct Marker {
 pub(super) struct LuaJitProcess {
     interpreter: Range<Avma>,
     vms: Vec<Vm>,
-    traces: Vec<Traces>,
+    pub(super) traces: Vec<Traces>,
     /// The virtual machine that ran last.
     last: usize,
-    capture: Capture,
+    pub(super) capture: Capture,
     markers: Vec<Marker>,
-    protos: Protos,
+    pub(super) protos: Protos,
     /// Functions without a place in any file, by name; and by where their objects lie, those that were seen called.
     builtins: FxHashMap<String, Arc<Function>>,
-    natives: FxHashMap<u64, Arc<Function>>,
+    pub(super) natives: FxHashMap<u64, Arc<Function>>,
 }
 
 impl LuaJitProcess {
@@ -246,6 +239,7 @@ impl Interpreter for LuaJitProcess {
             cframe,
             sp,
             rbp: registers.get(RBP),
+            rbx: registers.get(RBX),
             trace,
             is_return_address: frame.is_return_address,
         });
@@ -332,472 +326,9 @@ fn caller_of(registers: &Registers, memory: &dyn MemoryReader, at: u64) -> Optio
     Some(caller)
 }
 
-/// One walk under way.
-struct ThreadWalk<'a> {
-    process: &'a mut LuaJitProcess,
-    layout: &'static Layout,
-    thread: &'a ThreadContext,
-    memory: &'a dyn MemoryReader,
-    markers: &'a [Marker],
-    native: usize,
-    lost: Option<(Lost, Option<usize>)>,
-}
-
-/// Where the innermost frame of a Lua thread is, and how that is known.
-struct Start {
-    base: u64,
-    /// The innermost frames, where they are not on the stack; then the position in the first frame that is.
-    inlined: Vec<Inlined>,
-    /// Where that goes on in its bytecode.
-    pc: Option<u64>,
-    is_after_call: bool,
-    precision: LinePrecision,
-    kind: FunctionKind,
-    /// Behind the call that is just being made, or returned from.
-    called_before: Option<u64>,
-}
-
-/// A frame to be shown, before its function is named.
-struct Found {
-    function: u64,
-    pc: Option<u64>,
-    is_after_call: bool,
-    precision: LinePrecision,
-    kind: FunctionKind,
-}
-
-impl ThreadWalk<'_> {
-    fn lose(&mut self, reason: Lost, at: Option<usize>) {
-        self.lost.get_or_insert((reason, at));
-    }
-
-    fn run(&mut self, cframes: &[CFrame], out: &mut Segments) {
-        let mut first = 0;
-        while let Some(cframe) = cframes.get(first) {
-            let same = cframes
-                .iter()
-                .skip(first)
-                .take_while(|other| other.thread == cframe.thread)
-                .count();
-            let of_thread = cframes.get(first..first + same).unwrap_or_default();
-            self.walk_thread(first, of_thread, out);
-            first += same;
-        }
-    }
-
-    /// The native frames that the C frame at position `cframe` stands for.
-    fn native_of(&self, cframe: usize) -> Range<usize> {
-        let of_cframe = self
-            .markers
-            .iter()
-            .filter(|marker| marker.cframe == Some(cframe))
-            .map(|marker| marker.native);
-        match (of_cframe.clone().min(), of_cframe.max()) {
-            (Some(first), Some(last)) => first..last + 1,
-            // Not met by the native walk: inside the next one that was, or where that ended.
-            _ => {
-                let further = self
-                    .markers
-                    .iter()
-                    .find(|marker| marker.cframe > Some(cframe));
-                let at = further.map_or(self.native, |marker| marker.native);
-                at..at
-            }
-        }
-    }
-
-    /// All frames of one Lua thread, whose C frames are `cframes`, the first of them at position `first`.
-    fn walk_thread(&mut self, first: usize, cframes: &[CFrame], out: &mut Segments) {
-        let Some(innermost) = cframes.first() else {
-            return;
-        };
-        let at = Some(self.native_of(first).start);
-        let Some(lua) = LuaThread::read(self.memory, self.layout, innermost.thread) else {
-            return self.lose(Lost::Unreadable, at);
-        };
-        let mut from = out.frames.len();
-        if first == 0 && lua.at == self.process.capture.current {
-            out.frames.extend(self.pseudo_frame());
-        }
-        let start = self.start(first, lua, innermost);
-        let mut found: Vec<(Found, usize)> = Vec::new();
-        let inlined = start.inlined.iter().filter_map(|inlined| {
-            let found = Found {
-                function: inlined.function?,
-                pc: Some(inlined.pc),
-                is_after_call: inlined.is_after_call,
-                precision: start.precision,
-                kind: FunctionKind::Inlined,
-            };
-            Some((found, 0))
-        });
-        found.extend(inlined);
-        let walk = StackWalk::new(
-            self.memory,
-            self.layout,
-            lua,
-            cframes,
-            start.base,
-            Pc::Innermost,
-        );
-        let mut walk = walk.called_before(start.called_before);
-        let broken = loop {
-            match walk.next() {
-                Ok(Some((frame, cframe))) => {
-                    found.push((found_on_stack(&walk, frame, cframe, &start), cframe));
-                }
-                Ok(None) => break None,
-                Err(broken) => break Some(broken),
-            }
-        };
-        if let Some(broken) = broken {
-            let reason = match broken {
-                Broken::Unreadable => Lost::Unreadable,
-                Broken::Inconsistent => Lost::Inconsistent,
-                Broken::TooDeep => Lost::TooDeep,
-            };
-            self.lose(reason, at);
-        }
-        let mut cframe = 0;
-        for (position, (frame, of_cframe)) in found.iter().enumerate() {
-            while cframe < *of_cframe && cframe < cframes.len() {
-                let native = self.native_of(first + cframe);
-                out.close(from, native);
-                from = out.frames.len();
-                cframe += 1;
-            }
-            let callers = found.get(position + 1..).unwrap_or_default();
-            match self.name(frame, callers) {
-                Ok(frame) => out.frames.extend(frame),
-                Err(reason) => self.lose(reason, at),
-            }
-        }
-        while cframe < cframes.len() {
-            let native = self.native_of(first + cframe);
-            out.close(from, native);
-            from = out.frames.len();
-            cframe += 1;
-        }
-    }
-
-    /// What the virtual machine is busy with other than Lua code.
-    fn pseudo_frame(&mut self) -> Option<InterpretedFrame> {
-        let name = match self.process.capture.vmstate {
-            STATE_GC => "[gc]",
-            STATE_EXIT => "[jit: exit]",
-            STATE_RECORD => "[jit: record]",
-            STATE_OPTIMIZE => "[jit: optimize]",
-            STATE_ASSEMBLE => "[jit: assemble]",
-            _ => return None,
-        };
-        Some(InterpretedFrame {
-            function: self.process.builtin(name),
-            line: 0,
-            precision: LinePrecision::Function,
-            kind: FunctionKind::Pseudo,
-        })
-    }
-
-    /// Where the innermost frame of `lua` is.
-    fn start(&mut self, first: usize, lua: LuaThread, cframe: &CFrame) -> Start {
-        let saved_pc = || match self.layout.gc64 {
-            true => self
-                .memory
-                .read_u64(Avma(cframe.at.wrapping_add(self.layout.cframe.pc)))
-                .ok(),
-            false => self
-                .memory
-                .read_u32(Avma(cframe.at.wrapping_add(self.layout.cframe.pc)))
-                .ok()
-                .map(u64::from),
-        };
-        let on_stack = Start {
-            base: lua.base,
-            inlined: Vec::new(),
-            pc: saved_pc(),
-            is_after_call: true,
-            precision: LinePrecision::Exact,
-            kind: FunctionKind::Interpreted,
-            called_before: None,
-        };
-        if first != 0 || lua.at != self.process.capture.current {
-            return on_stack;
-        }
-        let marker = self
-            .markers
-            .iter()
-            .find(|marker| marker.cframe == Some(first));
-        let state = self.process.capture.vmstate;
-        let is_trace = marker.is_some_and(|marker| marker.trace.is_some());
-        if state >= 0 || is_trace {
-            return self.start_on_trace(marker, lua, on_stack);
-        }
-        let is_base = |base: &u64| {
-            lua.can_be_base(*base)
-                && super::stack::function(self.memory, self.layout, base.wrapping_sub(8))
-                    .is_some_and(|function| callee(self.memory, self.layout, function).is_some())
-        };
-        let registers = &self.thread.registers;
-        match marker {
-            // In the interpreter itself: it has base and position in registers.
-            Some(marker)
-                if marker.native == 0
-                    && !marker.is_return_address
-                    && state == STATE_INTERPRETER =>
-            {
-                match registers.get(RDX).filter(is_base) {
-                    Some(base) => {
-                        let pc = registers.get(RBX);
-                        Start {
-                            base,
-                            pc,
-                            is_after_call: !self.is_before_fetch(),
-                            called_before: pc.filter(|&pc| self.is_of_caller(base, pc)),
-                            ..on_stack
-                        }
-                    }
-                    None => on_stack,
-                }
-            }
-            // Builtins written in assembly keep their own base in a register while they call C code.
-            Some(marker) if state == STATE_INTERPRETER => {
-                let own = marker.rbp.filter(|&base| base > lua.base).filter(is_base);
-                match own {
-                    Some(base) => Start { base, ..on_stack },
-                    None => on_stack,
-                }
-            }
-            _ => on_stack,
-        }
-    }
-
-    /// Whether `pc`, the position that is executed, is of the caller of the function whose slots begin at `base`: a call is
-    /// just being made, and its link may not have been written, or is being returned from.
-    fn is_of_caller(&mut self, base: u64, pc: u64) -> bool {
-        let (memory, layout) = (self.memory, self.layout);
-        let at = base.wrapping_sub(8);
-        let function = super::stack::function(memory, layout, at);
-        let called = function.and_then(|function| callee(memory, layout, function));
-        let is_own = match called {
-            Some(Callee::Lua { bytecode }) => {
-                let proto = self.process.protos.get(memory, layout, bytecode);
-                let position = pc.checked_sub(4).zip(proto);
-                position.is_some_and(|(pc, proto)| proto.position(pc).is_some())
-            }
-            Some(Callee::Native { .. }) => false,
-            None => return false,
-        };
-        let instruction = super::stack::instruction_before(memory, pc);
-        !is_own && instruction.is_some_and(names::is_call)
-    }
-
-    /// Whether the thread stands where the next instruction is about to be fetched: a jump has been made already, so that
-    /// it is the one to be fetched that counts, and not the one before it.
-    fn is_before_fetch(&self) -> bool {
-        /// `add rbx, 4`, by which the position goes past what was fetched, without its prefix (vm_x64.dasc, ins_NEXT).
-        const PAST_FETCHED: [u8; 3] = [0x83, 0xc3, 0x04];
-        /// From the first instruction of that to behind this one.
-        const FETCH_BYTES: usize = 12;
-        let Some(pc) = self.thread.registers.pc() else {
-            return false;
-        };
-        let mut code = [0; FETCH_BYTES];
-        let read = self.memory.read(pc, &mut code).unwrap_or(0);
-        let code = code.get(..read).unwrap_or_default();
-        code.windows(PAST_FETCHED.len())
-            .any(|at| at == PAST_FETCHED)
-    }
-
-    fn start_on_trace(
-        &mut self,
-        marker: Option<&Marker>,
-        lua: LuaThread,
-        on_stack: Start,
-    ) -> Start {
-        let capture = &self.process.capture;
-        let base = match lua.can_be_base(capture.jit_base) && capture.vmstate >= 0 {
-            true => capture.jit_base,
-            false => lua.base,
-        };
-        let trace = marker.and_then(|marker| marker.trace.as_ref());
-        let frames = trace.and_then(|(trace, pc)| trace.frames_at(self.memory, self.layout, *pc));
-        if let Some(mut inlined) = frames
-            && let Some(outermost) = inlined.pop()
-        {
-            return Start {
-                base,
-                pc: Some(outermost.pc),
-                is_after_call: outermost.is_after_call,
-                inlined,
-                precision: LinePrecision::Block,
-                kind: FunctionKind::Compiled,
-                called_before: None,
-            };
-        }
-        // On the way into a trace or out of it: where it begins is all that is known.
-        let (vm, number) = (capture.vm, u32::try_from(capture.vmstate).ok());
-        let table = capture.traces;
-        let start_pc = trace.map(|(trace, _)| trace.start_pc).or_else(|| {
-            let traces = self.process.traces.get_mut(vm?)?;
-            let trace = traces.read(self.memory, self.layout, table?, number?)?;
-            Some(trace.start_pc)
-        });
-        Start {
-            base,
-            pc: start_pc,
-            is_after_call: false,
-            precision: LinePrecision::Function,
-            kind: FunctionKind::Compiled,
-            ..on_stack
-        }
-    }
-
-    /// The frame as it is shown, called by `callers`; none for C code without a name, which is among the native frames.
-    ///
-    /// # Errors
-    /// When its function is no longer what it was.
-    fn name(
-        &mut self,
-        found: &Found,
-        callers: &[(Found, usize)],
-    ) -> Result<Option<InterpretedFrame>, Lost> {
-        let called = callee(self.memory, self.layout, found.function).ok_or(Lost::Changed)?;
-        match called {
-            Callee::Native { is_fast } => Ok(self.name_native(found.function, is_fast, callers)),
-            Callee::Lua { bytecode } => self.name_lua(found, bytecode, callers).map(Some),
-        }
-    }
-
-    fn name_native(
-        &mut self,
-        function: u64,
-        is_fast: bool,
-        callers: &[(Found, usize)],
-    ) -> Option<InterpretedFrame> {
-        let known = self.process.natives.get(&function).map(Arc::clone);
-        let function = match known {
-            Some(known) => known,
-            None => match self.name_by_callers(callers) {
-                Some(name) => {
-                    let named = self.process.builtin(&name);
-                    if self.process.natives.len() >= BUILTINS_MAX {
-                        self.process.natives.clear();
-                    }
-                    self.process.natives.insert(function, Arc::clone(&named));
-                    named
-                }
-                None if is_fast => self.process.builtin("[builtin]"),
-                None => return None,
-            },
-        };
-        Some(InterpretedFrame {
-            function,
-            line: 0,
-            precision: LinePrecision::Function,
-            kind: FunctionKind::Builtin,
-        })
-    }
-
-    fn name_lua(
-        &mut self,
-        found: &Found,
-        bytecode: u64,
-        callers: &[(Found, usize)],
-    ) -> Result<InterpretedFrame, Lost> {
-        let (memory, layout) = (self.memory, self.layout);
-        let proto = self.process.protos.get(memory, layout, bytecode);
-        let is_named = proto.ok_or(Lost::Changed)?.is_named;
-        let name = match is_named {
-            true => None,
-            false => self.name_by_callers(callers),
-        };
-        let proto = self.process.protos.get(memory, layout, bytecode);
-        let proto = proto.ok_or(Lost::Changed)?;
-        if let Some(name) = name {
-            proto.give_name(name);
-        }
-        let position = found.pc.and_then(|pc| {
-            let back = if found.is_after_call { 4 } else { 0 };
-            proto.position(pc.checked_sub(back)?)
-        });
-        let line = position.and_then(|position| proto.line(position));
-        let is_known = line.is_some() && found.precision != LinePrecision::Function;
-        Ok(InterpretedFrame {
-            function: Arc::clone(&proto.function),
-            line: line.unwrap_or(proto.function.first_line),
-            precision: match is_known {
-                true => found.precision,
-                false => LinePrecision::Function,
-            },
-            kind: found.kind,
-        })
-    }
-
-    /// What the innermost of `callers` calls the function that it has called. A function that is called protected has the
-    /// name of the argument that it is.
-    fn name_by_callers(&mut self, callers: &[(Found, usize)]) -> Option<String> {
-        let (caller, _) = callers.first()?;
-        match callee(self.memory, self.layout, caller.function)? {
-            Callee::Lua { bytecode } => self.name_by_call(caller, bytecode, names::Which::Called),
-            Callee::Native { .. } => {
-                let (outer, _) = callers.get(1)?;
-                let Callee::Lua { bytecode } = callee(self.memory, self.layout, outer.function)?
-                else {
-                    return None;
-                };
-                let called = self.name_by_call(outer, bytecode, names::Which::Called)?;
-                let is_protected = matches!(called.as_str(), "pcall" | "xpcall");
-                is_protected
-                    .then(|| self.name_by_call(outer, bytecode, names::Which::FirstArgument))?
-            }
-        }
-    }
-
-    fn name_by_call(
-        &mut self,
-        caller: &Found,
-        bytecode: u64,
-        which: names::Which,
-    ) -> Option<String> {
-        let pc = caller.pc.filter(|_| caller.is_after_call)?;
-        let proto = self
-            .process
-            .protos
-            .get(self.memory, self.layout, bytecode)?;
-        let position = proto.position(pc.checked_sub(4)?)?;
-        names::of_call(self.memory, proto, position, which)
-    }
-}
-
-/// A frame on the stack, with what is known of its position.
-fn found_on_stack(walk: &StackWalk<'_>, frame: StackFrame, cframe: usize, start: &Start) -> Found {
-    let (pc, is_after_call, precision, kind) = match frame.pc {
-        Pc::Innermost => (start.pc, start.is_after_call, start.precision, start.kind),
-        Pc::Known(pc) => (
-            Some(pc),
-            true,
-            LinePrecision::Exact,
-            FunctionKind::Interpreted,
-        ),
-        Pc::InCFrame => (
-            walk.pc_in(cframe),
-            true,
-            LinePrecision::Exact,
-            FunctionKind::Interpreted,
-        ),
-    };
-    Found {
-        function: frame.function,
-        pc,
-        is_after_call,
-        precision,
-        kind,
-    }
-}
-
 impl LuaJitProcess {
     /// A function without a place in any file.
-    fn builtin(&mut self, name: &str) -> Arc<Function> {
+    pub(super) fn builtin(&mut self, name: &str) -> Arc<Function> {
         if let Some(known) = self.builtins.get(name) {
             return Arc::clone(known);
         }
