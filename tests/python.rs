@@ -22,9 +22,16 @@ fn pythons() -> Vec<PathBuf> {
             found.push(entry.path().join("bin/python3"));
         }
     }
-    // Which versions a test has seen is in its output, and in that of one that fails.
-    println!("with {found:?}");
+    say(&found);
     found
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "which versions a test has seen belongs in its output"
+)]
+fn say(found: &[PathBuf]) {
+    println!("with {found:?}");
 }
 
 /// `program`, executed by `python`.
