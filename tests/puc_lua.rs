@@ -138,10 +138,7 @@ fn check_calls(sampler: &Sampler, lua: &Path) {
     for stack in report.stacks.iter().filter(|stack| !has_lost(stack)) {
         let lines = first_lines(stack);
         let is_part = |possible: &&[u32]| possible.starts_with(&lines);
-        assert!(
-            POSSIBLE.iter().any(|possible| is_part(&possible)),
-            "{lua:?}: {lines:?}"
-        );
+        assert!(POSSIBLE.iter().any(is_part), "{lua:?}: {lines:?}");
         if let Some(index) = POSSIBLE.iter().position(|possible| **possible == lines) {
             counts[index] += stack.weights.samples;
         }

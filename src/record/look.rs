@@ -16,7 +16,7 @@ use sampler_platforms::linux::{
 };
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::interpreter::{
-    Interpreters, Segments, ThreadContext, VolatileBuffer, VolatileCopy, WalkedAll,
+    Interpreters, Lost, Segments, ThreadContext, VolatileBuffer, VolatileCopy, WalkedAll,
 };
 use sampler_unwind::{
     Arch, Avma, MergedFrame, Modules, ReadError, Registers, Stack, Unwinder, merge,
@@ -196,7 +196,7 @@ impl Looker {
         if !interpreters.is_empty() {
             self.context.namespace_tid = thread.namespace_tid();
         }
-        for _ in 0..SLEEPER_TRIES {
+        for attempt in 1..=SLEEPER_TRIES {
             let state = thread.files.syscall().map_err(unseen)?;
             let (pc, sp) = match state {
                 SyscallState::Running => {
@@ -220,8 +220,14 @@ impl Looker {
             self.capture(process, interpreters, thread, registers, false);
             let after = thread.files.sched_stat().map_err(unseen)?;
             if after.timeslices == sched.timeslices {
-                costs.read_asleep();
                 self.walk_again(process, interpreters, thread);
+                // By now it is known where the interpreter's state is. The stack will hold for as long as it sleeps.
+                let was_too_early = self.looked.walked.lost == Some(Lost::NotFound);
+                if was_too_early && attempt < SLEEPER_TRIES {
+                    sched = after;
+                    continue;
+                }
+                costs.read_asleep();
                 return Ok(asleep(process.pid, thread.tid, state, after));
             }
             sched = after;

@@ -92,3 +92,80 @@ fn frame_of(native: &Stack, at: Avma) -> Option<usize> {
     let is_inside = above < native.frames.len() || native.end.is_complete();
     above.checked_sub(1).filter(|_| is_inside)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::ReadError;
+    use crate::stack::{Frame, FrameOrigin, StackEnd};
+
+    /// Frames of 16 bytes each, from 0x1000 on.
+    fn stack(frames: u64, end: StackEnd) -> Stack {
+        let frame = |index| Frame {
+            address: Avma(1),
+            sp: Avma(0x1000 + index * 16),
+            origin: FrameOrigin::CallFrameInfo,
+        };
+        Stack {
+            frames: (0..frames).map(frame).collect(),
+            end,
+        }
+    }
+
+    fn find(
+        natives: &[Option<u64>],
+        native: &Stack,
+        markers: &[usize],
+    ) -> (Vec<(usize, usize)>, bool) {
+        let activation = |native: &Option<u64>| Activation {
+            frames: 0..1,
+            native: native.map(Avma),
+        };
+        let activations: Vec<_> = natives.iter().map(activation).collect();
+        let mut places = Places::default();
+        places.find(&activations, native, markers);
+        let ends = places
+            .places
+            .into_iter()
+            .map(|place| (place.start, place.end));
+        (ends.collect(), places.is_unmatched)
+    }
+
+    const CUT: StackEnd = StackEnd::Unreadable(ReadError::Unmapped(Avma(0)));
+
+    #[test]
+    fn addresses_tell_the_native_frame() {
+        let native = stack(6, StackEnd::Root);
+        let found = find(&[Some(0x1018), Some(0x1048)], &native, &[1, 4]);
+        assert_eq!(found, (vec![(1, 2), (4, 5)], false));
+        // The innermost has just begun; one further outside should have one.
+        assert_eq!(
+            find(&[Some(0x1048)], &native, &[1, 4]),
+            (vec![(4, 5)], false)
+        );
+        let found = find(&[Some(0x1008), Some(0x1048)], &native, &[0, 2, 4]);
+        assert_eq!(found, (vec![(0, 1), (4, 5)], true));
+        // In the part of the stack that was not found.
+        let found = find(&[Some(0x1018), Some(0x2000)], &stack(3, CUT), &[1]);
+        assert_eq!(found, (vec![(1, 2), (3, 3)], false));
+    }
+
+    #[test]
+    fn without_addresses_they_are_counted_from_the_outermost_on() {
+        let native = stack(6, StackEnd::Root);
+        assert_eq!(
+            find(&[None, None], &native, &[1, 4]),
+            (vec![(1, 2), (4, 5)], false)
+        );
+        assert_eq!(find(&[None], &native, &[1, 4]), (vec![(4, 5)], false));
+        assert_eq!(find(&[None], &native, &[1, 2, 4]), (vec![(4, 5)], true));
+        assert_eq!(
+            find(&[None, None], &native, &[4]),
+            (vec![(0, 0), (4, 5)], true)
+        );
+        assert_eq!(
+            find(&[None, None], &stack(3, CUT), &[1]),
+            (vec![(1, 2), (3, 3)], false)
+        );
+    }
+}
