@@ -125,7 +125,8 @@ fn programs(sampler: &Sampler) -> Vec<(&'static str, Command)> {
 }
 
 fn stacks_of_dump(sampler: &Sampler, target: &Target) -> Stacks {
-    let done = sampler.run(&["dump", "--json", "-p", &target.pid_text()]);
+    // gdb shows the interpreter's functions, not what it executes.
+    let done = sampler.run(&["dump", "--json", "--lang", "none", "-p", &target.pid_text()]);
     done.expect_code(0);
     let dump: Dump = serde_json::from_slice(&done.stdout).expect("what is said to be JSON is");
     let mut stacks = Stacks::new();
@@ -176,7 +177,8 @@ fn stacks_of_gdb(script: &str, target: &Target) -> Stacks {
 /// may not tell of inlined functions), template arguments, parameters, result types, and which of several names of one
 /// address is shown (`__GI___libc_read` and `read`).
 fn skeleton(name: &str) -> String {
-    if name.starts_with('[') || name == "??" {
+    // gdb makes up no names.
+    if name.starts_with('[') || name.contains("!fn_") || name == "??" {
         return "??".to_owned();
     }
     let name = name

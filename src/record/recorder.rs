@@ -26,7 +26,7 @@ use super::selection::Selection;
 use super::thread::rounded_ns;
 use crate::profile::{FrameKey, Missed, SampleSink, Summary};
 
-/// How often what was recorded is made safe, after the first look, in nanoseconds; what a `kill -9` can lose.
+/// How often what was recorded is made safe, after the first sample, in nanoseconds; what a `kill -9` can lose.
 const FLUSH_NS: u64 = 1_000_000_000;
 
 /// How often processes are asked whether they have ended, in nanoseconds.
@@ -145,8 +145,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             keys: Vec::new(),
             functions: FunctionIds::default(),
             began_ns,
-            // The first look at once: a short recording that is killed has something to show as well.
-            flush_due_ns: began_ns,
+            flush_due_ns: began_ns + FLUSH_NS,
             ended_due_ns: began_ns + ASK_ENDED_NS,
             flushed_news: 0,
             list_due_ns: began_ns,
@@ -282,7 +281,9 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let thoroughness = self.thoroughness(now_ns);
         self.drop_ended(thoroughness)?;
         let news = self.costs.news();
-        if now_ns >= self.flush_due_ns && news != self.flushed_news {
+        // The first sample at once: a short recording that is killed has something to show as well.
+        let is_first = self.flushed_news == 0 && self.costs.looks().0 > 0;
+        if (is_first || now_ns >= self.flush_due_ns) && news != self.flushed_news {
             self.flush_due_ns = now_ns + FLUSH_NS;
             self.flushed_news = news;
             self.account_children()?;

@@ -2,6 +2,7 @@
 
 mod frame_names;
 mod functions;
+mod names;
 mod overview;
 mod resolve;
 mod unnamed;

@@ -3,7 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::resolve::{frames, lookup_of};
+use super::names::lookup_of;
+use super::resolve::frames;
 use crate::profile::{FrameKey, JitSource, ModuleInfo, Profile};
 use crate::symbols::{FileSymbolizer, ModuleSources, NameSource, Symbol, Symbolize};
 
