@@ -195,7 +195,6 @@ def third():
 def first():
     a = [i * i for i in range(6000)]
     b = [third() and i for i in range(1)]
-    return a
 def second():
     x = sum(j * 3 for j in range(2000))
     y = sum([k * 3 for k in range(4000)])

@@ -208,11 +208,7 @@ impl AddressSpace {
         let changed = self.refresh(process, memory, images, sink)?;
         if was_replaced && !changed {
             self.is_doubtful = true;
-            // One that is never there (its note is unmapped, say) is not asked for again.
-            let marks = self.marks.iter_mut();
-            for mark in marks.filter(|mark| is_missing(mark.as_ref(), memory)) {
-                *mark = None;
-            }
+            self.forget_marks_never_there(memory);
         }
         self.refresh_pause_ns = if changed {
             REFRESH_PAUSE_NS_MIN
@@ -221,6 +217,20 @@ impl AddressSpace {
         };
         self.refresh_due_ns = now_ns + self.refresh_pause_ns;
         Ok(changed)
+    }
+
+    /// A mark that is never there (its note is unmapped, say) is not asked for again. One that comes and goes with its
+    /// module may be missed now and then.
+    fn forget_marks_never_there(&mut self, memory: &ProcessMemory) {
+        const MISSED_MAX: u8 = 64;
+        for place in &mut self.marks {
+            let is_missing = is_missing(place.as_ref(), memory);
+            let Some(mark) = place else { continue };
+            mark.missed = if is_missing { mark.missed + 1 } else { 0 };
+            if mark.missed == MISSED_MAX {
+                *place = None;
+            }
+        }
     }
 
     /// The mappings may be others.

@@ -96,6 +96,8 @@ pub(super) struct LoadedModule {
 pub(super) struct Mark {
     at: Avma,
     bytes: Vec<u8>,
+    /// How often in a row it was not there although nothing else was said to be.
+    pub missed: u8,
 }
 
 impl Mark {
@@ -104,6 +106,7 @@ impl Mark {
         (!bytes.is_empty() && bytes.len() <= MARK_BYTES_MAX).then_some(Self {
             at: bias.avma(image.build_id_svma()?),
             bytes: bytes.clone(),
+            missed: 0,
         })
     }
 

@@ -355,37 +355,54 @@ impl Looker {
         interpreters: &mut Interpreters,
         thread: &mut Thread,
     ) {
-        let Looked {
-            stack,
-            segments,
-            merged,
-            walked,
-        } = &mut self.looked;
+        if interpreters.is_empty() {
+            self.walk_native(process);
+        } else {
+            self.walk_scripts(process, interpreters);
+        }
+        if interpreters.meet(&self.looked.stack, process.modules, process.memory) {
+            self.walk_scripts(process, interpreters);
+        }
+        let looked = &mut self.looked;
+        merge(
+            looked.stack.frames.len(),
+            &mut looked.segments,
+            &mut looked.merged,
+        );
+        thread.plan.learn(&looked.stack, process.stacks);
+    }
+
+    fn walk_native(&mut self, process: ProcessView<'_>) {
         let memory = WalkMemory {
             copy: &self.copy,
             live: process.memory,
             modules: process.modules,
         };
-        let (modules, context) = (process.modules, &self.context);
-        let start = &context.registers;
-        if interpreters.is_empty() {
-            self.unwinder.walk(modules, start, &memory, stack);
-            segments.clear();
-            *walked = WalkedAll::default();
-        } else {
-            let all = InterpreterMemory {
-                volatile: &self.volatile,
-                copy: &self.copy,
-                live: process.memory,
-            };
-            let mut guide = interpreters.guide(context, &all);
-            self.unwinder
-                .walk_with_guide(modules, start, &memory, &mut guide, stack);
-            drop(guide);
-            *walked = interpreters.walk(context, stack, &all, segments);
-        }
-        merge(stack.frames.len(), segments, merged);
-        thread.plan.learn(stack, process.stacks);
+        let (start, looked) = (&self.context.registers, &mut self.looked);
+        self.unwinder
+            .walk(process.modules, start, &memory, &mut looked.stack);
+        looked.segments.clear();
+        looked.walked = WalkedAll::default();
+    }
+
+    fn walk_scripts(&mut self, process: ProcessView<'_>, interpreters: &mut Interpreters) {
+        let memory = WalkMemory {
+            copy: &self.copy,
+            live: process.memory,
+            modules: process.modules,
+        };
+        let all = InterpreterMemory {
+            volatile: &self.volatile,
+            copy: &self.copy,
+            live: process.memory,
+        };
+        let (context, looked) = (&self.context, &mut self.looked);
+        let (start, stack) = (&context.registers, &mut looked.stack);
+        let mut guide = interpreters.guide(context, &all);
+        self.unwinder
+            .walk_with_guide(process.modules, start, &memory, &mut guide, stack);
+        drop(guide);
+        looked.walked = interpreters.walk(context, stack, &all, &mut looked.segments);
     }
 }
 

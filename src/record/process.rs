@@ -72,8 +72,6 @@ pub(super) struct TargetProcess {
     /// What lies where in it.
     space: AddressSpace,
     interpreters: Interpreters,
-    /// Whose frames are looked for.
-    languages: Languages,
     stack_bytes_max: usize,
     /// How much of its time a thread may stand still because of us.
     max_overhead: Share,
@@ -136,8 +134,7 @@ impl TargetProcess {
             threads: Vec::new(),
             memory: probed_memory(living),
             space: AddressSpace::default(),
-            interpreters: Interpreters::default(),
-            languages: settings.languages,
+            interpreters: Interpreters::of(settings.languages),
             stack_bytes_max: settings.stack_bytes_max,
             max_overhead: settings.max_overhead,
             go_on_at: 0,
@@ -352,8 +349,7 @@ impl TargetProcess {
     fn refresh_interpreters(&mut self, have_modules_changed: bool) {
         if have_modules_changed {
             let modules = self.space.modules();
-            self.interpreters
-                .refresh(modules, self.languages, &self.memory);
+            self.interpreters.refresh(modules, &self.memory);
         }
     }
 

@@ -7,12 +7,11 @@ use rustc_hash::FxHashMap;
 
 use super::By;
 use super::frame_names::{end_frame, jit_frame};
-use super::names::{Expansion, Names};
+use super::names::{Expansion, Names, module_of};
 use super::unnamed::Unnamed;
 use crate::profile::{
-    End, FrameId, FrameKey, NodeId, ProcessId, ProcessInfo, Profile, ResolvedFrame,
-    ResolvedProfile, ResolvedThread, StackId, StackTable, StackWeights, ThreadId, ThreadInfo,
-    ThreadStack, WeightedStack,
+    End, FrameId, NodeId, ProcessId, ProcessInfo, Profile, ResolvedProfile, ResolvedThread,
+    StackId, StackTable, StackWeights, ThreadId, ThreadInfo, ThreadStack, WeightedStack,
 };
 use crate::symbols::Symbolize;
 
@@ -211,7 +210,7 @@ pub(super) fn frames(table: &StackTable, innermost: NodeId) -> impl Iterator<Ite
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{Birth, ModuleId, ModuleInfo};
+    use crate::profile::{Birth, FrameKey, FrameKind, ModuleId, ModuleInfo};
     use crate::symbols::{NameFile, NameSource, NameTable, Symbol};
     use sampler_unwind::FrameOrigin;
 

@@ -19,6 +19,10 @@ use crate::stack::Stack;
 /// again.
 const INTERPRETERS_MAX: usize = 16;
 
+/// Frames of one stack whose images are asked whether they hold an interpreter. One that is not met in so many is met in
+/// another stack.
+const FRAMES_MET_MAX: usize = 128;
+
 /// An interpreter, and the module it was found in.
 struct Attached {
     image: ImageId,
@@ -30,6 +34,9 @@ struct Attached {
 /// The interpreters found in one process.
 #[derive(Default)]
 pub struct Interpreters {
+    languages: Languages,
+    /// The images that threads were met in, in ascending order: only these are asked what they hold.
+    met: Vec<ImageId>,
     attached: Vec<Attached>,
     lost_frames: LostFrames,
 }
@@ -56,16 +63,56 @@ pub struct WalkedAll {
 }
 
 impl Interpreters {
-    /// Finds the interpreters in `modules`. Those that were known and are still there go on; `memory` is that of the
-    /// live process.
-    pub fn refresh(&mut self, modules: &Modules, languages: Languages, memory: &dyn MemoryReader) {
-        let mut before = std::mem::take(&mut self.attached);
-        if languages.is_empty() {
-            return;
+    /// None yet, and none ever of other languages than these.
+    pub fn of(languages: Languages) -> Self {
+        Self {
+            languages,
+            ..Self::default()
         }
+    }
+
+    /// Asks the images that `stack` has frames in and that no stack before had: to find an interpreter takes reading much
+    /// of an image, and most that a process maps it never executes. Says whether one was found; then the stack is to be
+    /// walked again.
+    pub fn meet(&mut self, stack: &Stack, modules: &Modules, memory: &dyn MemoryReader) -> bool {
+        if self.languages.is_empty() {
+            return false;
+        }
+        let mut last = None;
+        let mut is_found = false;
+        for frame in stack.frames.iter().take(FRAMES_MET_MAX) {
+            let Some(module) = modules.find(frame.lookup_address()) else {
+                continue;
+            };
+            let image = module.image.id();
+            if last.replace(image) == Some(image) {
+                continue;
+            }
+            if let Err(position) = self.met.binary_search(&image) {
+                self.met.insert(position, image);
+                is_found |= !module.image.runtimes().is_empty();
+            }
+        }
+        if is_found {
+            self.refresh(modules, memory);
+        }
+        is_found
+    }
+
+    /// The modules are others. The interpreters that were known and are still there go on; `memory` is that of the live
+    /// process.
+    pub fn refresh(&mut self, modules: &Modules, memory: &dyn MemoryReader) {
+        let mut before = std::mem::take(&mut self.attached);
+        let mut present: Vec<ImageId> = modules.iter().map(|module| module.image.id()).collect();
+        present.sort_unstable();
+        self.met
+            .retain(|image| present.binary_search(image).is_ok());
         for module in modules.iter() {
+            if self.met.binary_search(&module.image.id()).is_err() {
+                continue;
+            }
             for (language, image) in module.image.runtimes() {
-                if !languages.contains(*language) || self.attached.len() >= INTERPRETERS_MAX {
+                if !self.languages.contains(*language) || self.attached.len() >= INTERPRETERS_MAX {
                     continue;
                 }
                 let known = before.iter().position(|known| {

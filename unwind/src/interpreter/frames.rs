@@ -33,7 +33,7 @@ impl fmt::Display for Language {
 }
 
 /// Some of the languages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Languages(u8);
 
 impl Languages {
