@@ -195,6 +195,7 @@ def third():
 def first():
     a = [i * i for i in range(6000)]
     b = [third() and i for i in range(1)]
+    del a, b # what a function leaves to be freed is freed when it is no longer on the stack
 def second():
     x = sum(j * 3 for j in range(2000))
     y = sum([k * 3 for k in range(4000)])
@@ -330,8 +331,10 @@ fn all_stacks_of_a_service_are_merged() {
     assert!(threads.len() >= 51, "{threads:?}");
     for stack in report.stacks.iter().filter(|stack| stack.end == "complete") {
         let names = names(stack);
+        // How many of those there may be is asserted above.
+        let is_lost = names.iter().any(|name| name.starts_with("[python: lost"));
         assert!(
-            names.contains(&"serve") || names.contains(&"<module>"),
+            is_lost || names.contains(&"serve") || names.contains(&"<module>"),
             "{names:?}"
         );
     }

@@ -144,7 +144,12 @@ impl AddressSpace {
         let mut loaded = loaded;
         loaded.sort_by_key(|new| new.module.avma.start);
         self.module_ids = loaded.iter().map(|new| new.id).collect();
-        self.marks = loaded.iter_mut().map(|new| new.mark.take()).collect();
+        let can_be_read = |mark: &Mark| {
+            let mut readable = mappings.iter().filter(|mapping| mapping.readable);
+            readable.any(|mapping| mapping.range.contains(&mark.at))
+        };
+        let marks = loaded.iter_mut().map(|new| new.mark.take());
+        self.marks = marks.map(|mark| mark.filter(can_be_read)).collect();
         self.modules = Modules::new(
             loaded.into_iter().map(|new| new.module).collect(),
             executable.collect(),
@@ -219,7 +224,7 @@ impl AddressSpace {
         Ok(changed)
     }
 
-    /// A mark that is never there (its note is unmapped, say) is not asked for again. One that comes and goes with its
+    /// A mark that is never there is not asked for again. One that comes and goes with its
     /// module may be missed now and then.
     fn forget_marks_never_there(&mut self, memory: &ProcessMemory) {
         const MISSED_MAX: u8 = 64;

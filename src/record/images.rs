@@ -94,7 +94,8 @@ pub(super) struct LoadedModule {
 /// Bytes of the target's memory that are others when another image lies there: the build ID.
 #[derive(Clone, Debug)]
 pub(super) struct Mark {
-    at: Avma,
+    /// Where they lie.
+    pub at: Avma,
     bytes: Vec<u8>,
     /// How often in a row it was not there although nothing else was said to be.
     pub missed: u8,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::names::lookup_of;
 use super::resolve::frames;
 use crate::profile::{FrameKey, JitSource, ModuleInfo, Profile};
-use crate::symbols::{FileSymbolizer, ModuleSources, NameSource, Symbol, Symbolize};
+use crate::symbols::{FileSymbolizer, ModuleSources, NameSource, NameTable, Symbol, Symbolize};
 
 /// All modules in which samples were taken, those with most first.
 #[derive(Debug, Default)]
@@ -171,7 +171,7 @@ fn name_all(
             if let Some(place) = places.get_mut(frame) {
                 *place = Some(Place {
                     module: position,
-                    is_named: !symbols.is_empty(),
+                    is_named: symbols.iter().any(has_name),
                 });
             }
         }
@@ -179,6 +179,11 @@ fn name_all(
         modules.insert(position, of_module(module, sources, &addresses, &symbols));
     }
     (modules, places)
+}
+
+/// What is called after where it starts has no name.
+fn has_name(symbol: &Symbol) -> bool {
+    symbol.source.table != NameTable::Fde
 }
 
 fn of_module(
@@ -204,7 +209,7 @@ fn of_module(
         with_line: 0,
     };
     for symbols in by_address.values() {
-        match symbols.last() {
+        match symbols.last().filter(|function| has_name(function)) {
             Some(function) => *overview.names.entry(function.source).or_default() += 1,
             None => overview.seen.unnamed_addresses += 1,
         }
