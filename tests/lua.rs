@@ -209,7 +209,12 @@ fn no_stack_is_one_that_never_was() {
         // Its closures live for microseconds: some are gone before they are read.
         expect_lost_at_most(&report, 0.05);
         let mut impossible = BTreeSet::new();
-        for stack in &report.stacks {
+        // One that says that frames are missing is none that never was; how many may is asserted above.
+        let is_whole = |stack: &&Stack| {
+            let mut names = stack.frames.iter().map(|frame| &frame.function);
+            !names.any(|name| name.starts_with("[lua: lost"))
+        };
+        for stack in report.stacks.iter().filter(is_whole) {
             let names: Vec<&str> = stack
                 .frames
                 .iter()
