@@ -206,8 +206,8 @@ fn no_stack_is_one_that_never_was() {
         let mut target = lua(mode, "alternate.lua", &[]);
         target.until_ready();
         let report = record(&sampler, &target, &[]);
-        // Its closures live for microseconds: some are gone before they are read.
-        expect_lost_at_most(&report, 0.05);
+        // A third of it runs in closures that live for microseconds: some are gone before they are read.
+        expect_lost_at_most(&report, 0.15);
         let mut impossible = BTreeSet::new();
         // One that says that frames are missing is none that never was; how many may is asserted above.
         let is_whole = |stack: &&Stack| {
@@ -220,8 +220,8 @@ fn no_stack_is_one_that_never_was() {
                 .iter()
                 .filter(|frame| matches!(frame.kind.as_str(), "interpreted" | "compiled"))
                 .filter_map(|frame| frame.function.split(' ').next())
-                // The function of the coroutine has no name.
-                .filter(|name| !name.starts_with("alternate.lua"))
+                // The function of the coroutine has no name, or that of the variable through which it is called.
+                .filter(|name| !name.starts_with("alternate.lua") && *name != "co")
                 .collect();
             let is_possible = match names.as_slice() {
                 [] | ["main"] => true,
