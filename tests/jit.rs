@@ -79,7 +79,7 @@ fn in_a_container_the_map_is_found_by_the_number_that_the_process_has_there() {
     let program = fixture("jit");
     // The first process of a pid namespace, with a /tmp of its own.
     let script = format!(
-        "mount -t tmpfs none /tmp && exec '{}' map 1000",
+        "mount -t tmpfs none /tmp && exec '{}' map 4000",
         program.display()
     );
     let unshare = need("unshare");
@@ -118,7 +118,7 @@ fn javascript_has_its_names() {
         &script,
         "function threeQuarters(n) { let x = 1; for (let i = 0; i < 3 * n; i++) x = (x * 48271) % 2147483647; return x; }\n\
          function oneQuarter(n) { let x = 1; for (let i = 0; i < n; i++) x = (x * 48271) % 2147483647; return x; }\n\
-         const end = Date.now() + 2000;\n\
+         const end = Date.now() + 4000;\n\
          let sum = 0;\n\
          while (Date.now() < end) { sum += threeQuarters(100000); sum += oneQuarter(100000); }\n\
          if (sum === 42) console.log(sum);\n",
