@@ -433,10 +433,10 @@ fn with_a_rust_panic_under_way() {
 
 /// The functions of Go's scheduler in which the stack of a thread without a goroutine begins.
 const GO_ROOTS: [&str; 4] = [
-    "runtime.goexit.abi0",
+    "runtime.goexit",
     "runtime.mcall",
-    "runtime.mstart.abi0",
-    "runtime.rt0_go.abi0",
+    "runtime.mstart",
+    "runtime.rt0_go",
 ];
 
 #[test]
@@ -448,14 +448,14 @@ fn goroutines_end_where_they_begin() {
         "main.outer",
         "main.main",
         "runtime.main",
-        "runtime.goexit.abi0",
+        "runtime.goexit",
     ];
     let other: &[&str] = &[
         "main.innermost",
         "main.inner",
         "main.outer",
         "main.main.func1",
-        "runtime.goexit.abi0",
+        "runtime.goexit",
     ];
     for (name, expected) in [("main", main), ("other", other)] {
         let target = Target::start("goroutines", &[name]);
@@ -495,7 +495,7 @@ fn goroutines_asleep_in_a_system_call_are_whole() {
     let functions = dump.with("main.reads").functions();
     let below: Vec<&str> = functions.iter().rev().map(String::as_str).collect();
     let expected = [
-        "runtime.goexit.abi0",
+        "runtime.goexit",
         "runtime.main",
         "main.main",
         "main.outer",
@@ -521,7 +521,7 @@ fn the_runtime_of_go_at_work_is_whole_or_says_where_it_left_the_stack() {
             "complete without a root: {functions:?}"
         );
         assert!(
-            !functions.contains(&"main.main") || root == "runtime.goexit.abi0",
+            !functions.contains(&"main.main") || root == "runtime.goexit",
             "{functions:?}"
         );
     }
