@@ -133,7 +133,11 @@ pub(super) fn from_memory(parts: &[&Mapping], memory: &ProcessMemory) -> Option<
         .iter()
         .find(|part| part.offset.0 == 0 && part.readable)?;
     let start = first.range.start;
-    let end = start.checked_add(extent_in_memory(start, memory)?)?;
+    let extent = extent_in_memory(start, memory)?;
+    let mapped = first.range.end.0.saturating_sub(start.0);
+    // What is mapped of no file is there whole, with the section headers behind what its program headers speak of.
+    let is_whole = first.path().is_none() && mapped <= IMAGE_BYTES_MAX;
+    let end = start.checked_add(if is_whole { extent.max(mapped) } else { extent })?;
     let mut image = vec![0; usize::try_from(end.0 - start.0).ok()?];
     for part in parts.iter().filter(|part| part.readable) {
         let (from, upto) = (part.range.start.max(start), part.range.end.min(end));
