@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use sampler::profile::{
     End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
-    SampleSink, StackId, Summary, ThreadId, ThreadInfo, ThreadState,
+    SampleSink, StackId, Summary, ThreadId, ThreadInfo, ThreadState, WaitId, WaitInfo,
 };
 use sampler_tests_support::{Target, fixture, sampler};
 use sampler_unwind::interpreter::Function;
@@ -111,6 +111,10 @@ impl SampleSink for Earliest {
 
     fn function(&mut self, _: &Function) -> Result<FunctionId, Infallible> {
         Ok(FunctionId(self.number()))
+    }
+
+    fn wait(&mut self, _: &WaitInfo) -> Result<WaitId, Infallible> {
+        Ok(WaitId(self.number()))
     }
 
     fn mapping(

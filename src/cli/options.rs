@@ -9,12 +9,15 @@ use clap::{CommandFactory, Parser};
 use sampler_unwind::interpreter::Languages;
 
 use super::args::{
-    ByArg, Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, PackArgs, RecordArgs, ReportArgs,
-    SymbolArgs, SymbolsArgs, SymbolsCommandArgs, WeightArg,
+    Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, PackArgs, RecordArgs, ReportArgs, SymbolArgs,
+    SymbolsArgs, SymbolsCommandArgs, WeightArg,
 };
+use super::export_args::{DiffOptions, ExportOptions, MergeOptions, by_of, weight_of};
 use super::symbol_options::SymbolOptions;
+use super::view_args::SelectionOptions;
 use crate::profile::Weight;
 use crate::record::{Pattern, Share};
+use crate::report::{By, Layout};
 
 /// The recording that is written and read when none is named.
 pub const RECORDING_DEFAULT: &str = "sampler.data";
@@ -28,6 +31,12 @@ pub enum Options {
     Record(RecordOptions),
     /// `sampler report`.
     Report(ReportOptions),
+    /// `sampler export`.
+    Export(ExportOptions),
+    /// `sampler diff`.
+    Diff(DiffOptions),
+    /// `sampler merge`.
+    Merge(MergeOptions),
     /// `sampler dump`.
     Dump(DumpOptions),
     /// `sampler symbols`.
@@ -109,14 +118,12 @@ pub struct ReportOptions {
     pub weight: Weight,
     /// Whether threads are told apart.
     pub threads: bool,
-    /// Whether lines are told apart, rather than functions.
-    pub by_line: bool,
-    /// The languages whose frames are shown, besides machine code.
-    pub languages: Languages,
-    /// Whether machine code is left out where there is interpreted code.
-    pub no_native: bool,
-    /// Whether only stacks are shown whose threads held the lock of their interpreter.
-    pub only_lock_holders: bool,
+    /// What frames are told apart by.
+    pub by: By,
+    /// How stacks are laid out.
+    pub layout: Layout,
+    /// What is shown.
+    pub selection: SelectionOptions,
     /// Where names come from.
     pub symbols: SymbolOptions,
     /// Whether a table or tree that is shown on a terminal is paged.
@@ -221,6 +228,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, c
         CommandArgs::Report(args) => ReportOptions::try_from(args)
             .map(Options::Report)
             .map_err(|error| usage_error("report", &error)),
+        CommandArgs::Export(args) => ExportOptions::try_from(args)
+            .map(Options::Export)
+            .map_err(|error| usage_error("export", &error)),
+        CommandArgs::Diff(args) => DiffOptions::try_from(args)
+            .map(Options::Diff)
+            .map_err(|error| usage_error("diff", &error)),
+        CommandArgs::Merge(args) => MergeOptions::try_from(args)
+            .map(Options::Merge)
+            .map_err(|error| usage_error("merge", &error)),
         CommandArgs::Dump(args) => Ok(Options::Dump(args.into())),
         CommandArgs::Symbols(args) => Ok(args.into()),
         CommandArgs::Demo(args) => Ok(Options::Demo(args.into())),
@@ -242,6 +258,21 @@ pub enum UsageError {
     /// The format is to be told from an extension that tells nothing.
     #[error("cannot tell the format from '{}': use .svg, .folded, .json or .txt, or say --format", .0.display())]
     UnknownExtension(PathBuf),
+    /// The same of `sampler export`.
+    #[error(
+        "cannot tell the format from '{}': use .pb.gz, .pprof, .speedscope.json, .firefox.json, .trace.json, .perf, \
+         .folded, .callgrind or .jsonl, or say --format", .0.display()
+    )]
+    UnknownExport(PathBuf),
+    /// Nothing tells the format.
+    #[error("say what to write: --format, or a file by --output whose name tells")]
+    NoExport,
+    /// `--inverted` for something without stacks.
+    #[error("--inverted turns stacks round: say --format tree, folded or flamegraph")]
+    InvertedRows,
+    /// The output of `merge` is one of its inputs.
+    #[error("{} is one of the recordings, and not to be overwritten", .0.display())]
+    MergeOntoItself(PathBuf),
     /// `--limit` for something without rows.
     #[error("--limit is for a table or a tree")]
     LimitWithoutRows,
@@ -319,16 +350,19 @@ impl TryFrom<ReportArgs> for ReportOptions {
             FormatArg::Flamegraph => Format::Flamegraph,
             FormatArg::Json => Format::Json,
         };
+        if args.layout.inverted && matches!(format, Format::Table { .. }) {
+            return Err(UsageError::InvertedRows);
+        }
+        let selection = SelectionOptions::from(args.selection);
         Ok(Self {
             input: args.file.or(args.input).into(),
             format,
             output: args.output.map_or(Output::Stdout, Output::from),
-            weight: args.weight.into(),
+            weight: weight_of(args.weight, &selection),
             threads: args.threads,
-            by_line: args.by == ByArg::Line,
-            languages: args.view.lang.0,
-            no_native: args.view.no_native,
-            only_lock_holders: args.gil,
+            by: by_of(args.layout.by),
+            layout: selection.layout(&args.layout),
+            selection,
             symbols: args.symbols.into(),
             pager: !args.no_pager,
         })

@@ -1,6 +1,7 @@
 //! Command lines, and what they mean.
 
 use super::*;
+use crate::report::{FrameFilter, Selection};
 
 fn parse_words(words: &str) -> Result<Options, clap::Error> {
     parse(words.split_ascii_whitespace().map(OsString::from))
@@ -196,10 +197,25 @@ fn a_report_has_defaults() {
             output: Output::Stdout,
             weight: Weight::Cpu,
             threads: false,
-            by_line: false,
-            languages: Languages::ALL,
-            no_native: false,
-            only_lock_holders: false,
+            by: By::Function,
+            layout: Layout::default(),
+            selection: SelectionOptions {
+                window: None,
+                selection: Selection {
+                    thread: None,
+                    pids: Vec::new(),
+                    function: None,
+                    module: None,
+                    states: None,
+                    focus: None,
+                    collapse_recursion: false,
+                    frames: FrameFilter {
+                        languages: Languages::ALL,
+                        native: true,
+                        only_lock_holders: false,
+                    },
+                },
+            },
             symbols: SymbolOptions {
                 debug_dirs: Vec::new(),
                 inline: true,
@@ -297,4 +313,66 @@ fn symbols_lists_or_packs() {
         other => panic!("{other:?}"),
     }
     assert!(parse("pack x.data").is_err());
+}
+
+#[track_caller]
+fn export(words: &str) -> ExportOptions {
+    match parse_words(&format!("sampler export {words}")) {
+        Ok(Options::Export(options)) => options,
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_format_of_an_export_is_told_by_the_files_name() {
+    use super::super::export_args::ExportFormat;
+    for (name, format, compress) in [
+        ("a.pb.gz", ExportFormat::Pprof, false),
+        ("A.PB.GZ", ExportFormat::Pprof, false),
+        ("a.speedscope.json", ExportFormat::Speedscope, false),
+        ("a.firefox.json.gz", ExportFormat::Firefox, true),
+        ("a.trace.json", ExportFormat::Chrome, false),
+        ("a.perf", ExportFormat::PerfScript, false),
+        ("callgrind.out.7", ExportFormat::Callgrind, false),
+        ("a.folded.gz", ExportFormat::Folded, true),
+        ("a.jsonl", ExportFormat::Jsonl, false),
+    ] {
+        let options = export(&format!("-o {name}"));
+        let compressed = name.ends_with(".gz") && compress;
+        assert_eq!(
+            (options.format, options.compress),
+            (format, compressed),
+            "{name}"
+        );
+    }
+    assert_eq!(export("-f perf").format, ExportFormat::PerfScript);
+    assert_eq!(export("-f trace -o x.json").format, ExportFormat::Chrome);
+    assert!(parse_words("sampler export -o x.json").is_err());
+}
+
+#[test]
+fn filters_are_the_same_everywhere() {
+    let words = "--thread ^w --pid 1,2 --time 1s..2s --function f --module m --state sleeping --callers-of f \
+                 --collapse-recursion --gil --lang lua --no-native --by file";
+    let report = report(words);
+    let export = export(&format!("-f folded {words}"));
+    let diff = match parse_words(&format!("sampler diff a b {words}")) {
+        Ok(Options::Diff(options)) => options,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(report.selection, export.selection);
+    assert_eq!(report.selection, diff.selection);
+    assert_eq!(report.layout, export.layout);
+    assert_eq!(report.layout, diff.layout);
+    assert!(report.layout.inverted, "callers stand below");
+    assert_eq!(report.selection.window, Some(1_000_000_000..2_000_000_000));
+    assert_eq!(report.selection.selection.pids, [1, 2]);
+    // A state is a part of the wall-clock time.
+    assert_eq!(
+        [report.weight, export.weight, diff.weight],
+        [Weight::Wall; 3]
+    );
+    assert!(parse_words("sampler report --callers-of a --callees-of b").is_err());
+    assert!(parse_words("sampler report --inverted").is_err());
+    assert!(parse_words("sampler report --inverted -f tree").is_ok());
 }

@@ -1,41 +1,41 @@
 //! `sampler report`: a recording, shown.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use terminal_size::Width;
 
-use super::options::{Format, Input, Output, ReportOptions};
+use super::options::{Format, Output, ReportOptions};
 use super::pager::{Pager, PagerCommand};
+use super::reading::{Shown, Wanted, shown};
+use super::stages::Stages;
 use crate::export::table::TableOptions;
 use crate::export::tree::TreeOptions;
 use crate::export::{View, flamegraph, folded, json, table, tree};
-use crate::profile::{Profile, ProfileBuilder, ResolvedProfile};
-use crate::recording::{self, ReadOutcome};
-use crate::report::{By, FrameFilter, filter, resolve_by};
+use crate::profile::ResolvedProfile;
+use crate::report::{Shape, lay_out};
 
 /// Shows a recording.
 ///
 /// # Errors
-/// When it cannot be read at all, or the report not be written. A recording that is damaged or was cut is shown as
+/// When it cannot be read at all, holds no samples (that were asked for), or the report cannot be written. A recording that is damaged or was cut is shown as
 /// far as it can be read, and the report says so.
 pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
-    let recording = read_profile(&options.input)?;
-    let by = match options.by_line {
-        true => By::Line,
-        false => By::Function,
+    let wanted = Wanted {
+        input: &options.input,
+        selection: &options.selection,
+        symbols: &options.symbols,
+        by: options.by,
+        timeline: false,
     };
-    let mut symbolizer = options.symbols.symbolizer()?;
-    let mut profile = resolve_by(&recording.profile, &mut symbolizer, by);
-    let shown = FrameFilter {
-        languages: options.languages,
-        native: !options.no_native,
-        only_lock_holders: options.only_lock_holders,
+    let Shown { mut profile, .. } = shown(&wanted, &Stages::start())?;
+    let shape = match options.format {
+        Format::Table { .. } => Shape::Rows,
+        _ => Shape::Stacks,
     };
-    filter(&mut profile, shown);
-    profile.notes.splice(0..0, recording.remarks);
+    lay_out(&mut profile, options.layout, shape);
     if !options.format.is_for_reading() {
         // Tables and trees hold them; in what programs read they would be in the way.
         let mut messages = io::stderr().lock();
@@ -47,55 +47,6 @@ pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
         Output::File(path) => write_file(path, options, &profile),
         Output::Stdout => write_stdout(options, &profile),
     }
-}
-
-/// What a recording holds.
-#[derive(Debug)]
-pub struct ReadProfile {
-    /// Without names.
-    pub profile: Profile,
-    /// What must be known of it if it is not whole.
-    pub remarks: Vec<String>,
-}
-
-/// Reads a recording.
-///
-/// # Errors
-/// When nothing of it can be read.
-pub fn read_profile(input: &Input) -> anyhow::Result<ReadProfile> {
-    let (name, input) = open(input)?;
-    let mut builder = ProfileBuilder::new();
-    let outcome = recording::read(input, &mut builder)
-        .with_context(|| format!("cannot read the recording {name}"))?;
-    Ok(ReadProfile {
-        profile: builder.finish(),
-        remarks: remarks(&name, &outcome),
-    })
-}
-
-fn open(input: &Input) -> anyhow::Result<(String, Box<dyn Read>)> {
-    match input {
-        Input::Stdin => Ok((
-            "from standard input".to_owned(),
-            Box::new(io::stdin().lock()),
-        )),
-        Input::File(path) => {
-            let file = File::open(path)
-                .with_context(|| format!("cannot open the recording {}", path.display()))?;
-            Ok((path.display().to_string(), Box::new(BufReader::new(file))))
-        }
-    }
-}
-
-/// What the reader must know of a recording that is not whole.
-fn remarks(name: &str, outcome: &ReadOutcome) -> Vec<String> {
-    let damage = outcome
-        .damage
-        .as_ref()
-        .map(|damage| format!("{name} is damaged: {damage}; shown is what comes before"));
-    let cut = (!outcome.complete && outcome.damage.is_none())
-        .then(|| format!("{name} ends without an end mark: sampler was killed or still writes; shown is what is there"));
-    damage.into_iter().chain(cut).collect()
 }
 
 fn write_file(

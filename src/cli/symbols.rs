@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::advice::{Distribution, advice};
 use super::options::{Input, PackOptions, SymbolsOptions};
-use super::report::read_profile;
+use super::reading::read_profile;
 use crate::profile::{FrameKey, JitSource, ModuleInfo, Profile};
 use crate::report::{ModuleOverview, Seen, SymbolsOverview, overview};
 use crate::symbols::Symbolize;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sampler_unwind::interpreter::{Language, Languages};
 
 use crate::record::{Pattern, Share};
+use crate::report::{NamePattern, States};
 
 /// Samples per second at most: beyond it a target would hardly run between two stops.
 pub const RATE_HZ_MAX: f64 = 10_000.0;
@@ -58,6 +59,17 @@ pub enum ValueError {
     /// Not a regular expression.
     #[error("{0}")]
     Pattern(String),
+    /// Not a part of a recording.
+    #[error(
+        "a part of a recording is FROM..TO with a time on either side or both: 10s..20s, ..500ms, 1m.."
+    )]
+    Window,
+    /// A part of a recording that ends before it begins.
+    #[error("the part ends before it begins")]
+    WindowEmpty,
+    /// Not states.
+    #[error("states are some of running,sleeping,runnable with commas between them")]
+    States,
     /// Not a share.
     #[error("a share is a number of percent from 0 to 100")]
     Percent,
@@ -184,6 +196,56 @@ pub fn parse_stack_size(word: &str) -> Result<usize, ValueError> {
 /// For anything else, with what is wrong about it.
 pub fn parse_pattern(word: &str) -> Result<Pattern, ValueError> {
     Pattern::new(word).map_err(|error| ValueError::Pattern(error.to_string()))
+}
+
+/// A regular expression that names in a recording are to match.
+///
+/// # Errors
+/// For anything else.
+pub fn parse_name_pattern(word: &str) -> Result<NamePattern, ValueError> {
+    NamePattern::new(word).map_err(|error| ValueError::Pattern(error.to_string()))
+}
+
+/// From when to when, since a recording began: durations with `..` between them, one of which may be missing.
+///
+/// # Errors
+/// For anything else, and where the end is not after the start.
+pub fn parse_window(word: &str) -> Result<(Option<Duration>, Option<Duration>), ValueError> {
+    let (from, to) = word.split_once("..").ok_or(ValueError::Window)?;
+    let time = |word: &str| match word {
+        "" => Ok(None),
+        word => match parse_duration(word) {
+            Ok(time) => Ok(Some(time)),
+            Err(ValueError::DurationZero) => Ok(Some(Duration::ZERO)),
+            Err(_) => Err(ValueError::Window),
+        },
+    };
+    match (time(from)?, time(to)?) {
+        (None, None) => Err(ValueError::Window),
+        (from, Some(to)) if from.unwrap_or_default() >= to => Err(ValueError::WindowEmpty),
+        window => Ok(window),
+    }
+}
+
+/// States of threads with commas between them.
+///
+/// # Errors
+/// For anything else.
+pub fn parse_states(words: &str) -> Result<States, ValueError> {
+    let mut states = States {
+        running: false,
+        sleeping: false,
+        runnable: false,
+    };
+    for word in words.split(',') {
+        match word {
+            "running" => states.running = true,
+            "sleeping" => states.sleeping = true,
+            "runnable" => states.runnable = true,
+            _ => return Err(ValueError::States),
+        }
+    }
+    Ok(states)
 }
 
 /// The number of a process: above 0.
@@ -344,6 +406,26 @@ mod tests {
             "1.5",
         ] {
             assert_eq!(parse_pids(wrong), Err(ValueError::Pid), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_recording_and_states() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(parse_window("10s..20s"), Ok((seconds(10), seconds(20))));
+        assert_eq!(parse_window("..2m"), Ok((None, seconds(120))));
+        assert_eq!(parse_window("5.."), Ok((seconds(5), None)));
+        assert_eq!(parse_window("0..1"), Ok((seconds(0), seconds(1))));
+        for wrong in ["", "..", "10", "10-20", "a..b", "1..2..3", "-1..2"] {
+            assert_eq!(parse_window(wrong), Err(ValueError::Window), "{wrong}");
+        }
+        for empty in ["2..1", "3..3", "..0"] {
+            assert_eq!(parse_window(empty), Err(ValueError::WindowEmpty), "{empty}");
+        }
+        let states = parse_states("sleeping,running");
+        assert!(states.is_ok_and(|states| states.sleeping && states.running && !states.runnable));
+        for wrong in ["", "asleep", "running,", "Running"] {
+            assert_eq!(parse_states(wrong), Err(ValueError::States), "{wrong}");
         }
     }
 

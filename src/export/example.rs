@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::profile::{
-    End, FrameKind, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile, ResolvedThread,
-    StackWeights, Summary, WeightedStack,
+    End, FrameKind, Missed, Moment, Overhead, PauseNs, ResolvedFrame, ResolvedProfile,
+    ResolvedThread, StackWeights, Summary, ThreadState, WeightedStack, Weights,
 };
 
 /// What an export writes, as text.
@@ -56,7 +56,7 @@ fn frames() -> Vec<ResolvedFrame> {
         native("start_thread", "libc.so.6"), // 5
         native("worker 3", "server"),    // 6
         native("pthread_cond_wait", "libc.so.6"), // 7
-        other("[blocked: futex]", FrameKind::Blocked), // 8
+        other("[futex]", FrameKind::Blocked), // 8
         other("[syscall: write]", FrameKind::Kernel), // 9
         other("[no stack]", FrameKind::Note), // 10
         other("[unknown in libx.so+0x1a2b]", FrameKind::Native), // 11
@@ -126,6 +126,7 @@ pub(super) fn profile() -> ResolvedProfile {
         ],
         summary: summary(),
         notes: vec!["no symbols for libx.so: it is stripped".into()],
+        ..ResolvedProfile::default()
     }
 }
 
@@ -164,6 +165,48 @@ pub(super) fn summary() -> Summary {
             sampler_cpu: 0.012,
         },
     }
+}
+
+/// A look at a stack: 0 running, 1 asleep, 2 stopped, else unseen.
+pub(super) fn moment(stack: u32, at_ns: u64, state: u8, ticks: u32) -> Moment {
+    Moment {
+        stack,
+        at_ns,
+        state: match state {
+            0 => ThreadState::Running,
+            1 => ThreadState::Blocked,
+            2 => ThreadState::Stopped,
+            _ => ThreadState::Unseen,
+        },
+        ticks,
+        weights: Weights {
+            cpu_ns: if state == 0 { 5 } else { 0 },
+            wall_ns: 10,
+            run_queue_ns: 0,
+        },
+    }
+}
+
+/// The same, with looks: the first thread runs, the second sleeps on its lock and then runs.
+pub(super) fn in_time() -> ResolvedProfile {
+    let look = |stack, at_ns, state, ticks, cpu_ns, wall_ns| Moment {
+        weights: Weights {
+            cpu_ns,
+            wall_ns,
+            run_queue_ns: 0,
+        },
+        ..moment(stack, at_ns, state, ticks)
+    };
+    let mut profile = profile();
+    profile.timeline = vec![
+        look(0, 10, 0, 1, 10, 10),
+        look(4, 90, 1, 9, 0, 90),
+        look(1, 20, 0, 1, 10, 10),
+        look(5, 100, 0, 1, 5, 10),
+        look(1, 30, 0, 1, 5, 10),
+        look(9, 101, 3, 0, 1, 0),
+    ];
+    profile
 }
 
 /// The same with its second thread in a process of its own.

@@ -6,7 +6,7 @@ use inferno::flamegraph::color::{BasicPalette, Color, PaletteMap};
 use inferno::flamegraph::{self, Options, Palette, TextTruncateDirection};
 
 use super::folded::Path;
-use super::heading::target;
+use super::heading::{samples, share, target};
 use super::names::{folded, printable};
 use super::roots::{CALLERS_UNKNOWN, TRUNCATED, with_roots};
 use super::tree::{call_tree, name};
@@ -69,11 +69,12 @@ fn subtitle(profile: &ResolvedProfile, weight: Weight, total: u64) -> String {
     let summary = &profile.summary;
     let samples = match weight {
         Weight::Samples => String::new(),
-        _ => format!(" in {} samples", units::count(summary.samples)),
+        _ => format!(" in {} samples", units::count(samples(profile))),
     };
     format!(
-        "{}{samples}, recorded for {} at {:.1} Hz",
+        "{}{samples}{}, recorded for {} at {:.1} Hz",
         units::weighed(weight, total),
+        share(profile, weight, total),
         units::time(summary.wall_ns),
         summary.rate_hz_achieved,
     )

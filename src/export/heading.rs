@@ -22,14 +22,35 @@ pub(super) fn write_heading(
         units::weighed(weight, total),
         match weight {
             Weight::Samples => String::new(),
-            _ => format!(" in {} samples", units::count(summary.samples)),
-        },
+            _ => format!(" in {} samples", units::count(samples(profile))),
+        } + &share(profile, weight, total),
         units::time(summary.wall_ns),
         summary.rate_hz_achieved,
     );
     writeln!(out, "{what}")?;
     let target = printable_fit(&target(profile), width);
     writeln!(out, "{target}")
+}
+
+/// How many samples are shown.
+pub(super) fn samples(profile: &ResolvedProfile) -> u64 {
+    match profile.whole {
+        Some(_) => profile.total().samples,
+        None => profile.summary.samples,
+    }
+}
+
+/// What share of all is shown, where some was left out.
+pub(super) fn share(profile: &ResolvedProfile, weight: Weight, total: u64) -> String {
+    let Some(whole) = profile.whole else {
+        return String::new();
+    };
+    let whole = whole.get(weight);
+    format!(
+        ", {:.1} % of {}",
+        units::percent(total, whole),
+        units::weighed(weight, whole)
+    )
 }
 
 /// Whose profile it is: the process, or how many.

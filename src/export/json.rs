@@ -20,16 +20,25 @@ const VERSION: u32 = 1;
 /// When `out` cannot be written.
 pub fn write(profile: &ResolvedProfile, out: &mut impl Write) -> io::Result<()> {
     let document = Document {
-        format: "sampler-profile",
-        version: VERSION,
-        summary: (&profile.summary).into(),
-        repaired_syscalls: profile.summary.repaired_syscalls,
-        notes: &profile.notes,
-        weight_units: WEIGHT_UNITS,
-        stacks: Stacks(profile),
+        stacks: Some(Stacks(profile)),
+        ..Document::heading(profile)
     };
     serde_json::to_writer(&mut *out, &document)?;
     writeln!(out)
+}
+
+/// Writes `profile` as JSON lines: first an object with everything but the stacks, then an object for each stack.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn write_lines(profile: &ResolvedProfile, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Document::heading(profile))?;
+    writeln!(out)?;
+    for stack in &profile.stacks {
+        serde_json::to_writer(&mut *out, &Stack::new(profile, stack))?;
+        writeln!(out)?;
+    }
+    Ok(())
 }
 
 #[derive(serde::Serialize)]
@@ -40,7 +49,25 @@ struct Document<'a> {
     repaired_syscalls: u64,
     notes: &'a [String],
     weight_units: WeightUnits,
-    stacks: Stacks<'a>,
+    whole: Option<StackWeightKeys>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stacks: Option<Stacks<'a>>,
+}
+
+impl<'a> Document<'a> {
+    /// Without the stacks.
+    fn heading(profile: &'a ResolvedProfile) -> Self {
+        Self {
+            format: "sampler-profile",
+            version: VERSION,
+            summary: (&profile.summary).into(),
+            repaired_syscalls: profile.summary.repaired_syscalls,
+            notes: &profile.notes,
+            weight_units: WEIGHT_UNITS,
+            whole: profile.whole.map(StackWeightKeys::from),
+            stacks: None,
+        }
+    }
 }
 
 /// The keys of `summary`. They are a promise, and so spelled out here rather than taken over from [`Summary`], which
@@ -314,6 +341,20 @@ mod tests {
                 .iter()
                 .all(|key| summary["pause_ns"][key] == 0)
         );
+    }
+
+    #[test]
+    fn lines_are_the_same_stack_by_stack() {
+        let profile = example::profile();
+        let text = example::written(|out| write_lines(&profile, out));
+        let mut lines = text.lines().map(|line| -> serde_json::Value {
+            serde_json::from_str(line).expect("each line is JSON")
+        });
+        let heading = lines.next().expect("a heading");
+        let whole = json(&profile);
+        assert_eq!(heading["summary"], whole["summary"]);
+        assert!(heading.get("stacks").is_none());
+        assert_eq!(serde_json::Value::from_iter(lines), whole["stacks"]);
     }
 
     #[test]

@@ -37,17 +37,19 @@ pub(super) fn with_roots(profile: &ResolvedProfile, view: View) -> Cow<'_, Resol
         threads: profile.threads.clone(),
         summary: profile.summary.clone(),
         notes: profile.notes.clone(),
+        timeline: Vec::new(),
+        whole: profile.whole,
     })
 }
 
 /// A process by name and number.
-pub(super) fn process_label(thread: &ResolvedThread) -> String {
+pub fn process_label(thread: &ResolvedThread) -> String {
     let process = fit(&thread.process, PROCESS_NAME_CHARS_MAX);
     format!("{process} ({})", thread.pid)
 }
 
 /// A thread by name and number.
-pub(super) fn thread_label(thread: &ResolvedThread) -> String {
+pub fn thread_label(thread: &ResolvedThread) -> String {
     format!("{} ({})", thread.name, thread.tid)
 }
 

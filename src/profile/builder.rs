@@ -9,9 +9,10 @@ use super::attribution::ThreadTally;
 use super::jit::{JitCode, JitTable};
 use super::resolved::StackWeights;
 use super::sample::Observation;
-use super::sink::{ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
+use super::sink::{ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId, WaitInfo};
 use super::stacks::{
-    End, FrameKey, FunctionId, JitId, ModuleId, ProcessId, StackId, StackNode, StackTable, ThreadId,
+    End, FrameKey, FunctionId, JitId, ModuleId, ProcessId, StackId, StackNode, StackTable,
+    ThreadId, WaitId,
 };
 use super::summary::Summary;
 
@@ -34,6 +35,12 @@ pub struct ProfileBuilder {
     process_ids: FxHashMap<i32, usize>,
     thread_ids: FxHashMap<(ProcessId, i32), ThreadId>,
     tallies: Vec<ThreadTally>,
+    /// Only what was observed in this time is charged to stacks, in nanoseconds since the recording began.
+    window: Option<Range<u64>>,
+    /// With a window, what was observed whenever it was.
+    whole: Vec<ThreadTally>,
+    /// Whether single observations are kept.
+    keeps_timeline: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +62,8 @@ pub struct Profile {
     pub modules: Vec<ModuleInfo>,
     /// By [`FunctionId`].
     pub functions: Vec<Function>,
+    /// By [`WaitId`].
+    pub waits: Vec<WaitInfo>,
     /// Where modules lay, in the order it was found out.
     pub mappings: Vec<MappedModule>,
     /// Code that was compiled at run time.
@@ -65,6 +74,10 @@ pub struct Profile {
     pub stacks: Vec<ThreadStack>,
     /// What the recording held and had cost when it was last flushed.
     pub summary: Summary,
+    /// All observations, in order; empty unless they were asked for.
+    pub timeline: Vec<Observation>,
+    /// What all stacks weigh, where `stacks` are those of a part of the time.
+    pub whole: Option<StackWeights>,
 }
 
 /// Where a module lay in a process.
@@ -99,6 +112,21 @@ impl ProfileBuilder {
         Self::default()
     }
 
+    /// The same, taking only what was observed in `window`, in nanoseconds since the recording began. Of an observation
+    /// that reaches out of it the part inside is taken.
+    #[must_use]
+    pub fn within(mut self, window: Range<u64>) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    /// The same, keeping single observations in [`Profile::timeline`]: some 50 bytes each.
+    #[must_use]
+    pub fn with_timeline(mut self) -> Self {
+        self.keeps_timeline = true;
+        self
+    }
+
     /// Charges what was observed to the stacks, and gives the profile out.
     pub fn finish(mut self) -> Profile {
         self.take_waiting();
@@ -106,7 +134,37 @@ impl ProfileBuilder {
         for (thread, tally) in (0..).map(ThreadId).zip(&mut tallies) {
             self.add_stacks(thread, tally);
         }
+        if self.window.is_some() {
+            let charged = self.whole.iter_mut().flat_map(ThreadTally::attribute);
+            let sum = charged.fold(StackWeights::default(), |mut sum, charged| {
+                sum += charged.weights;
+                sum.cpu_ns = sum.cpu_ns.saturating_add(charged.unseen_cpu_ns);
+                sum
+            });
+            self.profile.whole = Some(sum);
+        }
         self.profile
+    }
+
+    /// Charges an observation, all of whose code has the names it will have.
+    fn charge(&mut self, observation: &Observation) {
+        let index = observation.thread.index();
+        let mut observation = *observation;
+        if let Some(window) = &self.window {
+            if let Some(whole) = self.whole.get_mut(index) {
+                whole.observe(&observation);
+            }
+            match observation.part_within(window) {
+                Some(part) => observation = part,
+                None => return,
+            }
+        }
+        if let Some(tally) = self.tallies.get_mut(index) {
+            tally.observe(&observation);
+        }
+        if self.keeps_timeline {
+            self.profile.timeline.push(observation);
+        }
     }
 
     /// Takes what has waited, with names for the code that has some by now.
@@ -116,9 +174,7 @@ impl ProfileBuilder {
             if self.anonymous.contains(&observation.stack) {
                 observation.stack = self.named_stack(&observation);
             }
-            if let Some(tally) = self.tallies.get_mut(observation.thread.index()) {
-                tally.observe(&observation);
-            }
+            self.charge(&observation);
         }
     }
 
@@ -266,6 +322,9 @@ impl SampleSink for ProfileBuilder {
         }
         self.profile.threads.push(thread.clone());
         self.tallies.push(ThreadTally::default());
+        if self.window.is_some() {
+            self.whole.push(ThreadTally::default());
+        }
         let id = ThreadId(last_id(self.profile.threads.len()));
         self.thread_ids.insert((thread.process, thread.tid), id);
         Ok(id)
@@ -279,6 +338,11 @@ impl SampleSink for ProfileBuilder {
     fn function(&mut self, function: &Function) -> Result<FunctionId, UnknownId> {
         self.profile.functions.push(function.clone());
         Ok(FunctionId(last_id(self.profile.functions.len())))
+    }
+
+    fn wait(&mut self, wait: &WaitInfo) -> Result<WaitId, UnknownId> {
+        self.profile.waits.push(wait.clone());
+        Ok(WaitId(last_id(self.profile.waits.len())))
     }
 
     fn mapping(
@@ -333,12 +397,13 @@ impl SampleSink for ProfileBuilder {
         let stacks = self.profile.table.stacks().len();
         check(stack.index(), stacks, UnknownId::Stack(stack))?;
         let thread = observation.thread;
-        let tally = self
-            .tallies
-            .get_mut(thread.index())
-            .ok_or(UnknownId::Thread(thread))?;
+        check(
+            thread.index(),
+            self.tallies.len(),
+            UnknownId::Thread(thread),
+        )?;
         if self.waiting.is_empty() && !self.anonymous.contains(&stack) {
-            tally.observe(observation);
+            self.charge(observation);
             return Ok(());
         }
         self.waiting.push(*observation);
@@ -474,6 +539,54 @@ mod tests {
             .collect();
         named.sort_unstable();
         assert_eq!(named, [(None, 1), (Some("f"), 1), (Some("g"), 2)]);
+        Ok(())
+    }
+
+    #[test]
+    fn of_a_part_of_the_time_only_that_is_charged() -> Result<(), UnknownId> {
+        let mut builder = ProfileBuilder::new().within(100..200).with_timeline();
+        let process = builder.process(&process())?;
+        let main = builder.thread(&thread(process, 7, "main"))?;
+        let busy = builder.stack(&[FrameKey::Syscall(1)], End::Complete)?;
+        let asleep = builder.stack(&[FrameKey::Blocked(202)], End::Complete)?;
+        // What was observed at that time, for how long, and how much of it on a CPU.
+        for (at_ns, state, stack, ticks, wall_ns, cpu_ns) in [
+            (90, ThreadState::Running, busy, 1, 90, 90),
+            (120, ThreadState::Running, busy, 1, 30, 30),
+            (240, ThreadState::Blocked, asleep, 12, 120, 0),
+            (300, ThreadState::Running, busy, 1, 60, 60),
+        ] {
+            builder.observation(&Observation {
+                at_ns,
+                ticks,
+                weights: Weights {
+                    cpu_ns,
+                    wall_ns,
+                    run_queue_ns: 0,
+                },
+                ..seen(main, state, stack, 0)
+            })?;
+        }
+        let profile = builder.finish();
+        let of = |weights: StackWeights| {
+            let StackWeights {
+                cpu_ns,
+                wall_ns,
+                off_cpu_ns,
+                samples,
+                ..
+            } = weights;
+            (cpu_ns, wall_ns, off_cpu_ns, samples)
+        };
+        let charged: Vec<_> = profile
+            .stacks
+            .iter()
+            .map(|stack| of(stack.weights))
+            .collect();
+        assert_eq!(charged, [(20, 20, 0, 1), (0, 80, 80, 8)]);
+        assert_eq!(profile.whole.map(of), Some((180, 300, 120, 15)));
+        let moments: Vec<u64> = profile.timeline.iter().map(|seen| seen.at_ns).collect();
+        assert_eq!(moments, [120, 200]);
         Ok(())
     }
 

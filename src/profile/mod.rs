@@ -6,6 +6,7 @@
 mod attribution;
 mod builder;
 mod call_tree;
+mod compare;
 mod jit;
 mod resolved;
 mod sample;
@@ -18,14 +19,16 @@ pub use call_tree::{
     CallTree, CallTreeOptions, FunctionRow, Functions, TreeNode, TreeNodeId, TreeNodeKind,
     functions,
 };
+pub use compare::{Change, Comparison, Shares, Significance, Whole, compare};
 pub use jit::{JitCode, JitLine, JitSource, JitTable};
 pub use resolved::{
-    FrameKind, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights, Weight, WeightedStack,
+    FrameKind, Moment, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights, Weight,
+    WeightedStack,
 };
 pub use sample::{Observation, ThreadState, Weights};
-pub use sink::{Birth, ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId};
+pub use sink::{Birth, ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId, WaitInfo};
 pub use stacks::{
     End, FrameId, FrameKey, FunctionId, JitId, ModuleId, NodeId, ProcessId, StackId, StackNode,
-    StackTable, ThreadId,
+    StackTable, ThreadId, WaitId,
 };
 pub use summary::{FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};

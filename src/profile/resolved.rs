@@ -2,6 +2,7 @@
 
 use sampler_unwind::interpreter::Language;
 
+use super::sample::{ThreadState, Weights};
 use super::stacks::End;
 use super::summary::Summary;
 
@@ -21,7 +22,7 @@ pub enum FrameKind {
     Builtin,
     /// What a language's runtime itself does: `[gc]`; or what of its frames is missing: `[lua: lost: unreadable]`.
     Runtime,
-    /// Waiting in the kernel: `[blocked: futex]`.
+    /// Waiting in the kernel: `[futex]`.
     Blocked,
     /// A remark of ours instead of a frame: `[no stack]`, `[cut]`.
     Note,
@@ -34,7 +35,7 @@ pub struct ResolvedFrame {
     pub function: String,
     /// The file name of the module, without its directory.
     pub module: Option<String>,
-    /// The source file.
+    /// The source file. Of a frame that waits ([`FrameKind::Blocked`]): for which file, socket, pipe or lock, if known.
     pub file: Option<String>,
     /// The line in it.
     pub line: Option<u32>,
@@ -90,6 +91,16 @@ impl StackWeights {
     }
 }
 
+impl std::ops::AddAssign for StackWeights {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_ns = self.cpu_ns.saturating_add(other.cpu_ns);
+        self.wall_ns = self.wall_ns.saturating_add(other.wall_ns);
+        self.off_cpu_ns = self.off_cpu_ns.saturating_add(other.off_cpu_ns);
+        self.run_queue_ns = self.run_queue_ns.saturating_add(other.run_queue_ns);
+        self.samples = self.samples.saturating_add(other.samples);
+    }
+}
+
 /// A stack of one thread with what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedStack {
@@ -103,6 +114,23 @@ pub struct WeightedStack {
     pub holds_lock: bool,
     /// What it stands for.
     pub weights: StackWeights,
+}
+
+/// One look at a thread, or several in a row that found the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Position in [`ResolvedProfile::stacks`], which says whose it is.
+    pub stack: u32,
+    /// When the thread was (last) looked at, in nanoseconds since the recording began. The time that the moment stands
+    /// for ended then.
+    pub at_ns: u64,
+    /// What it was doing.
+    pub state: ThreadState,
+    /// How many looks it was.
+    pub ticks: u32,
+    /// What the kernel accounted since the moment before: the parts of a stack's weights by which it was seen, before
+    /// they were charged to where they belong.
+    pub weights: Weights,
 }
 
 /// A thread by name.
@@ -137,4 +165,36 @@ pub struct ResolvedProfile {
     pub summary: Summary,
     /// What the reader must be told, each a line: modules without symbols, a recording that was cut.
     pub notes: Vec<String>,
+    /// The single looks, in order; empty unless they were asked for.
+    pub timeline: Vec<Moment>,
+    /// What all stacks weighed before some were left out; `None` when none were.
+    pub whole: Option<StackWeights>,
+}
+
+impl ResolvedProfile {
+    /// What all stacks weigh.
+    pub fn total(&self) -> StackWeights {
+        let weights = self.stacks.iter().map(|stack| stack.weights);
+        weights.fold(StackWeights::default(), |mut sum, weights| {
+            sum += weights;
+            sum
+        })
+    }
+
+    /// Keeps the stacks that please, and their moments.
+    pub fn retain_stacks(&mut self, mut pleases: impl FnMut(&WeightedStack) -> bool) {
+        let mut kept = 0u32;
+        let mut positions = Vec::with_capacity(self.stacks.len());
+        self.stacks.retain(|stack| {
+            let is_kept = pleases(stack);
+            positions.push(is_kept.then_some(kept));
+            kept += u32::from(is_kept);
+            is_kept
+        });
+        self.timeline.retain_mut(|moment| {
+            let position = positions.get(moment.stack as usize).copied().flatten();
+            moment.stack = position.unwrap_or(moment.stack);
+            position.is_some()
+        });
+    }
 }

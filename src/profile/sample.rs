@@ -1,5 +1,7 @@
 //! One look at one thread.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::stacks::{StackId, ThreadId};
@@ -63,4 +65,48 @@ pub struct Observation {
     pub ticks: u32,
     /// What it stands for.
     pub weights: Weights,
+}
+
+impl Observation {
+    /// The part of it that lies in `window`. It stands for the time that ends when the thread was looked at;
+    /// what was accounted meanwhile is taken to have been spent evenly.
+    pub(super) fn part_within(&self, window: &Range<u64>) -> Option<Observation> {
+        let Observation {
+            at_ns,
+            ticks,
+            weights,
+            ..
+        } = *self;
+        let whole_ns = weights.wall_ns;
+        if whole_ns == 0 {
+            return window.contains(&at_ns).then_some(*self);
+        }
+        let starts_ns = at_ns.saturating_sub(whole_ns).max(window.start);
+        let ends_ns = at_ns.min(window.end);
+        let part_ns = ends_ns
+            .checked_sub(starts_ns)
+            .filter(|&part_ns| part_ns > 0)?;
+        if part_ns == whole_ns {
+            return Some(*self);
+        }
+        // No more than `value`, because the part is no more than the whole.
+        let part = |value: u64| {
+            let product = u128::from(value) * u128::from(part_ns);
+            u64::try_from(product / u128::from(whole_ns)).unwrap_or(value)
+        };
+        Some(Observation {
+            at_ns: ends_ns,
+            // A look is inside or not.
+            ticks: match ticks {
+                1 => u32::from(window.contains(&at_ns)),
+                several => u32::try_from(part(several.into())).unwrap_or(several),
+            },
+            weights: Weights {
+                cpu_ns: part(weights.cpu_ns),
+                wall_ns: part_ns,
+                run_queue_ns: part(weights.run_queue_ns),
+            },
+            ..*self
+        })
+    }
 }

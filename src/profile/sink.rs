@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jit::JitCode;
 use super::sample::Observation;
-use super::stacks::{End, FrameKey, FunctionId, ModuleId, ProcessId, StackId, ThreadId};
+use super::stacks::{End, FrameKey, FunctionId, ModuleId, ProcessId, StackId, ThreadId, WaitId};
 use super::summary::Summary;
 
 /// Takes what is recorded, as it happens: a recording on disk, a live view.
@@ -40,6 +40,12 @@ pub trait SampleSink {
     /// # Errors
     /// As above.
     fn function(&mut self, function: &Function) -> Result<FunctionId, Self::Error>;
+
+    /// What a sleeper waits for; asked once for each.
+    ///
+    /// # Errors
+    /// As above.
+    fn wait(&mut self, wait: &WaitInfo) -> Result<WaitId, Self::Error>;
 
     /// Where a module lies in a process.
     ///
@@ -95,6 +101,9 @@ pub enum UnknownId {
     /// A function.
     #[error("no function has id {}", .0.0)]
     Function(FunctionId),
+    /// A wait.
+    #[error("no wait has id {}", .0.0)]
+    Wait(WaitId),
     /// A stack.
     #[error("no stack has id {}", .0.0)]
     Stack(StackId),
@@ -131,6 +140,15 @@ pub struct ThreadInfo {
     pub tid: i32,
     /// Its name (`comm`).
     pub name: String,
+}
+
+/// What a sleeping thread waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WaitInfo {
+    /// The number of the system call that it sleeps in.
+    pub syscall: u32,
+    /// For what, in words: `file /var/lib/x`, `tcp 10.0.0.5:5432`, `pipe → pid 77 (gzip)`.
+    pub what: String,
 }
 
 /// A file with code, or an image in memory such as the vDSO.

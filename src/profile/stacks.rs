@@ -30,6 +30,8 @@ ids!(
     ModuleId,
     /// A function of interpreted code, numbered as they were first seen.
     FunctionId,
+    /// What a sleeper waits for, numbered as they were first seen.
+    WaitId,
     /// A frame in a [`StackTable`].
     FrameId,
     /// A node in a [`StackTable`]: a frame together with all frames outside it.
@@ -79,6 +81,8 @@ pub enum FrameKey {
     Syscall(u32),
     /// Asleep in a system call of this number.
     Blocked(u32),
+    /// Asleep in a system call, and it is known for what.
+    BlockedOn(WaitId),
     /// Asleep in the kernel, but not in a system call (a page fault).
     BlockedInFault,
     /// Stopped by a signal or a debugger.

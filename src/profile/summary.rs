@@ -156,3 +156,84 @@ pub struct Summary {
     /// What was promised, and whether it was kept.
     pub overhead: Overhead,
 }
+
+impl Summary {
+    /// What two recordings hold and cost together: sums, but for what is a bound, which is the larger one. Rates and
+    /// shares are means, by the time and the samples that they are of.
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Self {
+        let mean = |one: (f64, u64), other: (f64, u64)| {
+            let all = one.1.saturating_add(other.1);
+            match all {
+                0 => 0.0,
+                all => one.0 * share(one.1, all) + other.0 * share(other.1, all),
+            }
+        };
+        let by_time = |one: f64, another: f64| mean((one, self.wall_ns), (another, other.wall_ns));
+        let (a, b) = (self, other);
+        Self {
+            samples: a.samples.saturating_add(b.samples),
+            stops: a.stops.saturating_add(b.stops),
+            unstopped_reads: a.unstopped_reads.saturating_add(b.unstopped_reads),
+            reused: a.reused.saturating_add(b.reused),
+            torn: a.torn.saturating_add(b.torn),
+            partial: a.partial.saturating_add(b.partial),
+            truncated: a.truncated.saturating_add(b.truncated),
+            interpreted: a.interpreted.saturating_add(b.interpreted),
+            interpreted_lost: sums(&a.interpreted_lost, &b.interpreted_lost),
+            missed: sums(&a.missed, &b.missed),
+            processes: a.processes.saturating_add(b.processes),
+            left_out: sums(&a.left_out, &b.left_out),
+            cpu_ns: a.cpu_ns.saturating_add(b.cpu_ns),
+            wall_ns: a.wall_ns.saturating_add(b.wall_ns),
+            target_stopped_ns: a.target_stopped_ns.saturating_add(b.target_stopped_ns),
+            pause_ns: PauseNs {
+                p50: a.pause_ns.p50.max(b.pause_ns.p50),
+                p99: a.pause_ns.p99.max(b.pause_ns.p99),
+                max: a.pause_ns.max.max(b.pause_ns.max),
+            },
+            sampler_cpu_ns: a.sampler_cpu_ns.saturating_add(b.sampler_cpu_ns),
+            sampler_peak_rss_bytes: a.sampler_peak_rss_bytes.max(b.sampler_peak_rss_bytes),
+            rate_hz_requested: by_time(a.rate_hz_requested, b.rate_hz_requested),
+            rate_hz_achieved: by_time(a.rate_hz_achieved, b.rate_hz_achieved),
+            complete_ratio: mean((a.complete_ratio, a.samples), (b.complete_ratio, b.samples)),
+            repaired_syscalls: a.repaired_syscalls.saturating_add(b.repaired_syscalls),
+            overhead: a
+                .overhead
+                .merged(b.overhead, a.wall_ns == 0, b.wall_ns == 0),
+        }
+    }
+}
+
+impl Overhead {
+    /// Either may be of no recording at all, and then says nothing.
+    fn merged(self, other: Self, is_none: bool, is_other_none: bool) -> Self {
+        match (is_none, is_other_none) {
+            (true, _) => other,
+            (_, true) => self,
+            (false, false) => Self {
+                promised: self.promised.zip(other.promised).map(|(a, b)| a.max(b)),
+                pause_max_ns: self.pause_max_ns.max(other.pause_max_ns),
+                thread_stopped: self.thread_stopped.max(other.thread_stopped),
+                sampler_cpu: self.sampler_cpu.max(other.sampler_cpu),
+            },
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a share is given to a few digits"
+)]
+fn share(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
+}
+
+fn sums<K: Ord + Copy>(one: &BTreeMap<K, u64>, other: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+    let mut sums = one.clone();
+    for (&key, &value) in other {
+        let sum = sums.entry(key).or_default();
+        *sum = sum.saturating_add(value);
+    }
+    sums
+}

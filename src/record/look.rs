@@ -274,16 +274,23 @@ impl Looker {
         thread.let_go_at = Some(sched);
         self.walk_again(process, interpreters, thread);
         // A thread that fell asleep under our hands was asleep when it was stopped.
-        let (state, kernel) = match registers.syscall {
+        let (state, kernel, waiting) = match registers.syscall {
             Some(number) if registers.interrupted_syscall => {
-                (ThreadState::Blocked, Some(FrameKey::Blocked(number)))
+                let argument = |register| registers.registers.get(register).unwrap_or(0);
+                let arguments = ARGUMENT_REGISTERS.map(argument);
+                let waiting = Waiting { number, arguments };
+                (
+                    ThreadState::Blocked,
+                    Some(FrameKey::Blocked(number)),
+                    Some(waiting),
+                )
             }
-            number => (ThreadState::Running, number.map(FrameKey::Syscall)),
+            number => (ThreadState::Running, number.map(FrameKey::Syscall), None),
         };
         Ok(Seen {
             state,
             kernel,
-            waiting: None,
+            waiting,
             was_waiting_for_cpu: waited > awake_since.elapsed() + WAKING_MAX,
             sched,
         })

@@ -23,6 +23,7 @@ mod snapshot;
 mod stack_copy;
 mod stack_plan;
 mod thread;
+mod waits;
 
 pub use budget::Share;
 pub use costs::Costs;

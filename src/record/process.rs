@@ -34,6 +34,9 @@ const CLOCK_PARTS: u64 = 1000;
 /// How much of a command line is recorded, in bytes: a build has some thousand of them, of some thousand bytes each.
 const COMMAND_LINE_BYTES_MAX: usize = 1024;
 
+/// Whether a number is that of one of its threads is asked of so many.
+const THREADS_ASKED_MAX: usize = 4096;
+
 /// At how many looks at a process it is asked whether it has become another program, however familiar its code looks:
 /// a process that was just forked mostly does.
 const LOOKS_AS_NEW: u8 = 4;
@@ -371,6 +374,27 @@ impl TargetProcess {
             .iter()
             .find(|thread| thread.tid.0 == self.pid.0);
         main.is_some_and(|main| names::of_a_process(self.pid).is_ok_and(|name| name != main.name))
+    }
+
+    /// Its memory.
+    pub(super) fn memory(&self) -> &ProcessMemory {
+        &self.memory
+    }
+
+    /// Whose thread calls itself `tid`, if it is one of ours: the number in its own pid namespace.
+    pub(super) fn thread_called(&mut self, tid: i32) -> Option<&Thread> {
+        let is_in_ours = self
+            .threads
+            .first_mut()
+            .is_some_and(|first| first.namespace_tid() == first.tid.0);
+        let is_it = |thread: &mut Thread| match is_in_ours {
+            true => thread.tid.0 == tid,
+            // Asked for once a thread.
+            false => thread.namespace_tid() == tid,
+        };
+        let threads = self.threads.iter_mut();
+        let at = threads.take(THREADS_ASKED_MAX).position(is_it)?;
+        self.threads.get(at)
     }
 
     /// The frames that were found as they are recorded, outermost first, with `kernel` innermost.

@@ -24,6 +24,7 @@ use super::process::TargetProcess;
 use super::schedule::Schedule;
 use super::selection::Selection;
 use super::thread::rounded_ns;
+use super::waits::Waits;
 use crate::profile::{FrameKey, Missed, SampleSink, Summary};
 
 /// How often what was recorded is made safe, after the first sample, in nanoseconds; what a `kill -9` can lose.
@@ -86,6 +87,7 @@ pub struct Recorder<'s, S: SampleSink> {
     schedule: Schedule,
     keys: Vec<FrameKey>,
     functions: FunctionIds,
+    waits: Waits,
     began_ns: u64,
     flush_due_ns: u64,
     ended_due_ns: u64,
@@ -144,6 +146,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             costs: Costs::default(),
             keys: Vec::new(),
             functions: FunctionIds::default(),
+            waits: Waits::default(),
             began_ns,
             flush_due_ns: began_ns + FLUSH_NS,
             ended_due_ns: began_ns + ASK_ENDED_NS,

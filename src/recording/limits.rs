@@ -26,6 +26,8 @@ pub(super) const THREADS_MAX: u32 = 1 << 22;
 const MODULES_MAX: u32 = 1 << 20;
 const MAPPINGS_MAX: u32 = 1 << 22;
 pub(super) const FUNCTIONS_MAX: u32 = 1 << 18;
+/// What sleepers wait for.
+const WAITS_MAX: u32 = 1 << 18;
 const JIT_CODES_MAX: u32 = 1 << 20;
 /// What a line of code that was compiled at run time takes in memory, beside the texts.
 const JIT_LINE_BYTES: usize = 16;
@@ -47,6 +49,7 @@ pub(super) struct Counts {
     pub(super) threads: u32,
     pub(super) modules: u32,
     pub(super) functions: u32,
+    pub(super) waits: u32,
     mappings: u32,
     jit_codes: u32,
     text_bytes: usize,
@@ -67,6 +70,11 @@ impl Counts {
 
     pub(super) fn add_function(&mut self) -> Result<u32, LimitExceeded> {
         next(&mut self.functions, FUNCTIONS_MAX, "functions")
+    }
+
+    pub(super) fn add_wait(&mut self, what: &str) -> Result<u32, LimitExceeded> {
+        self.add_text(what.as_bytes())?;
+        next(&mut self.waits, WAITS_MAX, "waits")
     }
 
     pub(super) fn add_mapping(&mut self) -> Result<u32, LimitExceeded> {

@@ -7,11 +7,14 @@
 //!
 //! [`Writer`] is a [`SampleSink`](crate::profile::SampleSink), and [`read`] plays a recording into any other one.
 //! [`RecordingFile`] is where the bytes go. The format is described byte by byte in docs/recording-format.md; each
-//! version of it has one reader (`v1`), and the current one also says how records are written.
+//! version of it has a reader (`v1` reads 1 and 2, which has one more kind of record), and the current one also says how
+//! records are written.
 
 mod background;
 mod chunk;
+pub mod foreign;
 mod limits;
+mod merge;
 mod output;
 mod reader;
 mod v1;
@@ -20,8 +23,9 @@ mod writer;
 pub use background::BackgroundWriter;
 pub use chunk::{Damage, DamageKind};
 pub use limits::LimitExceeded;
+pub use merge::{MergeError, merge};
 pub use output::{OutputError, RecordingFile};
-pub use reader::{ReadError, ReadOutcome, read};
+pub use reader::{ReadError, ReadOutcome, read, read_info};
 pub use writer::{WriteError, Writer};
 
 /// The first bytes of every recording. The first one is no text in any encoding, the last ones are damaged by transfers
@@ -29,7 +33,7 @@ pub use writer::{WriteError, Writer};
 const MAGIC: [u8; 8] = *b"\x8fSAMP\r\n\x1a";
 
 /// The version that is written, and the newest that can be read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Magic and version.
 const HEADER_BYTES: usize = MAGIC.len() + size_of::<u32>();

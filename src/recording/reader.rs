@@ -61,7 +61,21 @@ where
 {
     let mut input = BufReader::new(input);
     match read_version(&mut input)? {
-        1 => read_v1(Chunks::new(input, HEADER_BYTES as u64), sink),
+        version @ 1..=2 => read_v1(version, Chunks::new(input, HEADER_BYTES as u64), sink),
+        found => Err(ReadError::Version { found }),
+    }
+}
+
+/// What is known of when a recording started.
+///
+/// # Errors
+/// When `input` is no recording that can be read.
+pub fn read_info<E: Error>(input: impl Read) -> Result<RecordingInfo, ReadError<E>> {
+    let mut input = BufReader::new(input);
+    match read_version(&mut input)? {
+        1..=2 => {
+            read_start(&mut Chunks::new(input, HEADER_BYTES as u64)).map_err(ReadError::NoStart)
+        }
         found => Err(ReadError::Version { found }),
     }
 }
@@ -86,13 +100,17 @@ fn read_version<E: Error>(input: &mut impl Read) -> Result<u32, ReadError<E>> {
     Ok(u32::from_le_bytes([v0, v1, v2, v3]))
 }
 
-fn read_v1<R, S>(mut chunks: Chunks<R>, sink: &mut S) -> Result<ReadOutcome, ReadError<S::Error>>
+fn read_v1<R, S>(
+    version: u32,
+    mut chunks: Chunks<R>,
+    sink: &mut S,
+) -> Result<ReadOutcome, ReadError<S::Error>>
 where
     R: Read,
     S: SampleSink<Error: Error + 'static>,
 {
-    let info = read_start::<R, S>(&mut chunks).map_err(ReadError::NoStart)?;
-    let mut replay = Replay::new(sink);
+    let info = read_start(&mut chunks).map_err(ReadError::NoStart)?;
+    let mut replay = Replay::new(version, sink);
     let (complete, damage) = loop {
         match chunks.next() {
             Err(damage) => break (false, Some(damage)),
@@ -123,9 +141,9 @@ where
     })
 }
 
-fn read_start<R: Read, S: SampleSink>(chunks: &mut Chunks<R>) -> Result<RecordingInfo, Damage> {
+fn read_start<R: Read>(chunks: &mut Chunks<R>) -> Result<RecordingInfo, Damage> {
     let what = match chunks.next()? {
-        Some(ChunkKind::Start) => match Replay::<S>::info(chunks.content()) {
+        Some(ChunkKind::Start) => match super::v1::start_info(chunks.content()) {
             Ok(info) => return Ok(info),
             Err(what) => DamageKind::Record(what),
         },

@@ -16,7 +16,8 @@ use super::v1::{
 use super::{MAGIC, RecordingInfo, VERSION};
 use crate::profile::{
     End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
-    SampleSink, StackId, StackNode, StackTable, Summary, ThreadId, ThreadInfo, UnknownId,
+    SampleSink, StackId, StackNode, StackTable, Summary, ThreadId, ThreadInfo, UnknownId, WaitId,
+    WaitInfo,
 };
 
 /// A chunk is written when this many bytes wait, even if no flush is due.
@@ -333,6 +334,16 @@ impl<W: Write> SampleSink for Writer<W> {
         Ok(others)
     }
 
+    fn wait(&mut self, wait: &WaitInfo) -> Result<WaitId, WriteError> {
+        let id = WaitId(self.counts.add_wait(&wait.what)?);
+        self.make_records()?;
+        self.push(&Record::Wait {
+            syscall: wait.syscall,
+            what: &wait.what,
+        })?;
+        Ok(id)
+    }
+
     fn mapping(
         &mut self,
         process: ProcessId,
@@ -384,6 +395,7 @@ impl<W: Write> SampleSink for Writer<W> {
                     ..
                 } => self.check_module(module)?,
                 FrameKey::Interpreted { function, .. } => self.check_function(function)?,
+                FrameKey::BlockedOn(wait) => self.check_wait(wait)?,
                 _ => {}
             }
         }
@@ -425,6 +437,14 @@ impl<W> Writer<W> {
             Ok(())
         } else {
             Err(UnknownId::Process(process))
+        }
+    }
+
+    fn check_wait(&self, wait: WaitId) -> Result<(), UnknownId> {
+        if wait.0 < self.counts.waits {
+            Ok(())
+        } else {
+            Err(UnknownId::Wait(wait))
         }
     }
 

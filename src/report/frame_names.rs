@@ -3,11 +3,16 @@
 use sampler_unwind::interpreter::{Function, FunctionKind};
 
 use super::By;
-use crate::profile::{End, FrameKey, FrameKind, JitCode, ModuleInfo, ResolvedFrame};
+use crate::profile::{End, FrameKey, FrameKind, JitCode, ModuleInfo, ResolvedFrame, WaitInfo};
 use crate::symbols::{Symbol, demangle, module_name, syscall_name};
 
 /// What stands for the module of code that was compiled at run time.
 const JIT_MODULE: &str = "[jit]";
+
+/// Asleep in the kernel without a system call.
+const PAGE_FAULT: &str = "page fault";
+/// Stopped by a signal or a debugger.
+const STOPPED: &str = "stopped";
 
 /// The frame of interpreted code, of a function that is called `name`.
 pub(super) fn interpreted_frame(
@@ -61,23 +66,43 @@ pub(super) fn special_frame(key: FrameKey) -> Option<ResolvedFrame> {
         FrameKey::Code { .. }
         | FrameKey::Interpreted { .. }
         | FrameKey::Jit { .. }
+        | FrameKey::BlockedOn(_)
         | FrameKey::HoldsLock => return None,
         FrameKey::Syscall(number) => (
             format!("[syscall: {}]", syscall_name(number)),
             FrameKind::Kernel,
         ),
-        FrameKey::Blocked(number) => (
-            format!("[blocked: {}]", syscall_name(number)),
-            FrameKind::Blocked,
-        ),
-        FrameKey::BlockedInFault => ("[blocked: page fault]".to_owned(), FrameKind::Blocked),
-        FrameKey::Stopped => ("[stopped]".to_owned(), FrameKind::Blocked),
+        FrameKey::Blocked(number) => (format!("[{}]", syscall_name(number)), FrameKind::Blocked),
+        FrameKey::BlockedInFault => (format!("[{PAGE_FAULT}]"), FrameKind::Blocked),
+        FrameKey::Stopped => (format!("[{STOPPED}]"), FrameKind::Blocked),
         FrameKey::Ended => ("[thread ended unseen]".to_owned(), FrameKind::Note),
         FrameKey::ChildrenEnded => ("[children ended unseen]".to_owned(), FrameKind::Note),
         FrameKey::UnseenCpu => ("[cpu: never caught running]".to_owned(), FrameKind::Note),
         FrameKey::NoStack => ("[no stack]".to_owned(), FrameKind::Note),
     };
     Some(without_source(function, None, kind))
+}
+
+/// The frame of a sleeper of which it is known what it waits for.
+pub(super) fn wait_frame(wait: &WaitInfo) -> ResolvedFrame {
+    let name = format!("[{} {}]", syscall_name(wait.syscall), wait.what);
+    // A file needs no word for what it is.
+    let what = wait.what.strip_prefix("file ").unwrap_or(&wait.what);
+    ResolvedFrame {
+        file: Some(what.to_owned()),
+        ..without_source(name, None, FrameKind::Blocked)
+    }
+}
+
+/// The system call that a frame of [`special_frame`] or [`wait_frame`] is in.
+pub(super) fn syscall_of(frame: &ResolvedFrame) -> Option<&str> {
+    let name = frame.function.strip_prefix('[')?.strip_suffix(']')?;
+    match frame.kind {
+        FrameKind::Kernel => name.strip_prefix("syscall: "),
+        FrameKind::Blocked if name == PAGE_FAULT || name == STOPPED => None,
+        FrameKind::Blocked => name.split(' ').next(),
+        _ => None,
+    }
 }
 
 /// The frame outside the outermost one of a stack that ended as `end` says; `None` for a complete one.
@@ -150,15 +175,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_wait_says_for_what() {
+        let frame = |what: &str| {
+            wait_frame(&WaitInfo {
+                syscall: 0,
+                what: what.to_owned(),
+            })
+        };
+        let file = frame("file /var/lib/x y");
+        assert_eq!(file.function, "[read file /var/lib/x y]");
+        assert_eq!(file.file.as_deref(), Some("/var/lib/x y"));
+        assert_eq!(syscall_of(&file), Some("read"));
+        let peer = frame("tcp 10.0.0.5:5432");
+        assert_eq!(
+            (peer.function.as_str(), peer.file.as_deref()),
+            ("[read tcp 10.0.0.5:5432]", Some("tcp 10.0.0.5:5432"))
+        );
+        let others = [
+            FrameKey::Syscall(1),
+            FrameKey::Blocked(35),
+            FrameKey::BlockedInFault,
+            FrameKey::Stopped,
+        ];
+        let calls = others.map(|key| {
+            let frame = special_frame(key)?;
+            syscall_of(&frame).map(str::to_owned)
+        });
+        assert_eq!(
+            calls,
+            [Some("write".into()), Some("nanosleep".into()), None, None]
+        );
+    }
+
+    #[test]
     fn system_calls_are_named_and_unknown_ones_numbered() {
         let name = |key| special_frame(key).map(|frame| frame.function);
         for (key, expected) in [
             (FrameKey::Syscall(0), "[syscall: read]"),
             (FrameKey::Syscall(999), "[syscall: 999]"),
             (FrameKey::Syscall(u32::MAX), "[syscall: 4294967295]"),
-            (FrameKey::Blocked(202), "[blocked: futex]"),
-            (FrameKey::Blocked(232), "[blocked: epoll_wait]"),
-            (FrameKey::BlockedInFault, "[blocked: page fault]"),
+            (FrameKey::Blocked(202), "[futex]"),
+            (FrameKey::Blocked(232), "[epoll_wait]"),
+            (FrameKey::BlockedInFault, "[page fault]"),
             (FrameKey::Stopped, "[stopped]"),
             (FrameKey::Ended, "[thread ended unseen]"),
             (FrameKey::ChildrenEnded, "[children ended unseen]"),

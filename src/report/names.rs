@@ -2,7 +2,9 @@
 
 use rustc_hash::FxHashMap;
 
-use super::frame_names::{interpreted_frame, jit_frame, named_frame, special_frame, unknown_frame};
+use super::frame_names::{
+    interpreted_frame, jit_frame, named_frame, special_frame, unknown_frame, wait_frame,
+};
 use super::{By, functions};
 use crate::profile::{FrameKey, FrameKind, Profile, ResolvedFrame};
 use crate::symbols::{NameTable, Symbolize};
@@ -79,6 +81,11 @@ impl Names {
                 let frame =
                     function.map(|function| interpreted_frame(function, name, line, kind, by));
                 names.set(index, frame, None);
+                continue;
+            }
+            if let FrameKey::BlockedOn(wait) = key {
+                let wait = profile.waits.get(wait.index());
+                names.set(index, wait.map(wait_frame), None);
                 continue;
             }
             match special_frame(key).or_else(|| named_jit_frame(profile, key)) {

@@ -10,7 +10,7 @@ use super::frame_names::{end_frame, jit_frame};
 use super::names::{Expansion, Names, module_of};
 use super::unnamed::Unnamed;
 use crate::profile::{
-    End, FrameId, NodeId, ProcessId, ProcessInfo, Profile, ResolvedProfile, ResolvedThread,
+    End, FrameId, Moment, NodeId, ProcessId, ProcessInfo, Profile, ResolvedProfile, ResolvedThread,
     StackId, StackTable, StackWeights, ThreadId, ThreadInfo, ThreadStack, WeightedStack,
 };
 use crate::symbols::Symbolize;
@@ -38,6 +38,8 @@ pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> 
         ..ResolvedProfile::default()
     };
     let mut lost = 0u64;
+    // By thread and stack, its position; only for the timeline.
+    let mut positions: FxHashMap<(ThreadId, StackId), u32> = FxHashMap::default();
     for &ThreadStack {
         thread,
         stack,
@@ -45,10 +47,31 @@ pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> 
     } in &profile.stacks
     {
         match stacks.resolve(thread, stack, weights) {
-            Some(stack) => resolved.stacks.push(stack),
+            Some(named) => {
+                if !profile.timeline.is_empty() {
+                    // There are no more of them than ids.
+                    let position = u32::try_from(resolved.stacks.len()).unwrap_or(u32::MAX);
+                    positions.insert((thread, stack), position);
+                }
+                resolved.stacks.push(named);
+            }
             None => lost = lost.saturating_add(weights.samples),
         }
     }
+    resolved.timeline = profile
+        .timeline
+        .iter()
+        .filter_map(|seen| {
+            Some(Moment {
+                stack: *positions.get(&(seen.thread, seen.stack))?,
+                at_ns: seen.at_ns,
+                state: seen.state,
+                ticks: seen.ticks,
+                weights: seen.weights,
+            })
+        })
+        .collect();
+    resolved.whole = profile.whole;
     resolved.notes = symbolizer.notes();
     resolved
         .notes
@@ -424,7 +447,7 @@ mod tests {
             (&[FrameKey::Ended], End::Partial, 1),
         ]);
         assert_eq!(names(&resolved, 0), ["[cut]", "outer", "inner"]);
-        assert_eq!(names(&resolved, 1), ["[incomplete]", "[blocked: futex]"]);
+        assert_eq!(names(&resolved, 1), ["[incomplete]", "[futex]"]);
         // Nothing was seen of these, so nothing is missing in them.
         assert_eq!(names(&resolved, 2), ["[no stack]"]);
         assert_eq!(names(&resolved, 3), ["[thread ended unseen]"]);

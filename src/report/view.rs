@@ -18,7 +18,7 @@ pub struct FrameFilter {
 /// Leaves frames out of all stacks. Of one of which no interpreted code is shown, native frames always are.
 pub fn filter(profile: &mut ResolvedProfile, filter: FrameFilter) {
     if filter.only_lock_holders {
-        profile.stacks.retain(|stack| stack.holds_lock);
+        profile.retain_stacks(|stack| stack.holds_lock);
     }
     if filter.native && filter.languages == Languages::ALL {
         return;

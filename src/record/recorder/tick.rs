@@ -30,6 +30,7 @@ impl<S: SampleSink> Recorder<'_, S> {
         self.tick_number += 1;
         self.tick_ns = clock::monotonic_ns();
         self.looker.wake();
+        self.waits.begin_tick(self.tick_ns);
         for found in self.finder.find(self.tick_ns) {
             self.take_in(found, self.tick_ns)?;
         }
@@ -206,8 +207,9 @@ impl<S: SampleSink> Recorder<'_, S> {
         }
         let looked = self.looker.looked();
         self.costs.walked(looked);
+        let kernel = self.waits.key(process, &seen, self.sink)?.or(seen.kernel);
         let functions = &mut self.functions;
-        process.keys(looked, seen.kernel, functions, self.sink, &mut self.keys)?;
+        process.keys(looked, kernel, functions, self.sink, &mut self.keys)?;
         process.note_anonymous_code(&self.keys);
         let end = End::from(looked.stack.end);
         let id = self.sink.stack(&self.keys, end)?;

@@ -9,7 +9,8 @@ use super::chunk::{ChunkKind, encode};
 use super::*;
 use crate::profile::{
     End, FrameKey, Missed, ModuleId, ModuleInfo, Observation, ProcessInfo, ProfileBuilder,
-    SampleSink, StackId, Summary, ThreadId, ThreadInfo, ThreadState, UnknownId, Weights,
+    SampleSink, StackId, Summary, ThreadId, ThreadInfo, ThreadState, UnknownId, WaitId, WaitInfo,
+    Weights,
 };
 
 mod strategies;
@@ -216,10 +217,43 @@ fn what_is_no_recording_is_refused_by_name() -> TestResult {
         );
     }
     let (mut bytes, _) = recorded(&[], usize::MAX)?;
-    bytes[8] = 2;
+    bytes[8] = 3;
     assert_eq!(
         message(&bytes).as_deref(),
-        Some("the recording has format version 2, and this sampler reads up to version 1")
+        Some("the recording has format version 3, and this sampler reads up to version 2")
+    );
+    Ok(())
+}
+
+#[test]
+fn version_1_is_read_and_holds_no_waits() -> TestResult {
+    let (mut bytes, _) = recorded(&small(), usize::MAX)?;
+    bytes[8] = 1;
+    let (events, outcome) = read_events(&bytes)?;
+    assert_eq!(
+        (events, outcome.damage),
+        (with_last_flush(told(&small())?), None)
+    );
+    let wait = WaitInfo {
+        syscall: 0,
+        what: "tcp 10.0.0.5:5432".into(),
+    };
+    let calls = [
+        Call::Wait(wait.clone()),
+        Call::Stack(vec![FrameKey::BlockedOn(WaitId(0))], End::Complete),
+    ];
+    let (mut bytes, _) = recorded(&calls, usize::MAX)?;
+    let (events, outcome) = read_events(&bytes)?;
+    assert_eq!(
+        (events.first(), outcome.damage),
+        (Some(&Event::Wait(wait)), None)
+    );
+    bytes[8] = 1;
+    let (_, outcome) = read_events(&bytes)?;
+    let what = outcome.damage.map(|damage| damage.what);
+    assert_eq!(
+        what,
+        Some(DamageKind::Record("a record of a later version"))
     );
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::support::Call;
 use crate::profile::{
     Birth, End, FrameKey, FramesLost, FunctionId, JitCode, JitLine, JitSource, LeftOut, Missed,
     ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo, StackId, Summary, ThreadId,
-    ThreadState, Weights,
+    ThreadState, WaitId, WaitInfo, Weights,
 };
 
 fn texts() -> impl Strategy<Value = String> {
@@ -69,6 +69,7 @@ fn frames() -> impl Strategy<Value = FrameKey> {
         ),
         1 => any::<u32>().prop_map(FrameKey::Syscall),
         1 => any::<u32>().prop_map(FrameKey::Blocked),
+        1 => any::<u32>().prop_map(|wait| FrameKey::BlockedOn(WaitId(wait))),
         1 => Just(FrameKey::BlockedInFault),
         1 => Just(FrameKey::Stopped),
         1 => Just(FrameKey::Ended),
@@ -195,6 +196,7 @@ pub(super) fn calls() -> impl Strategy<Value = Call> {
             let language = if is_lua { Language::Lua } else { Language::Python };
             Call::Function(Function { language, name, file, first_line })
         }),
+        1 => (any::<u32>(), texts()).prop_map(|(syscall, what)| Call::Wait(WaitInfo { syscall, what })),
         1 => any::<(u32, u32, u64, u64, u64)>().prop_map(|(process, module, start, end, bias)| {
             Call::Mapping(process, module, start, end, bias)
         }),

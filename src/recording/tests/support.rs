@@ -4,7 +4,7 @@ use sampler_unwind::interpreter::Function;
 
 use crate::profile::{
     End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
-    SampleSink, StackId, Summary, ThreadId, ThreadInfo, UnknownId,
+    SampleSink, StackId, Summary, ThreadId, ThreadInfo, UnknownId, WaitId, WaitInfo,
 };
 
 /// What a sink was told, with nothing left that depends on ids of its own.
@@ -14,6 +14,7 @@ pub(super) enum Event {
     Thread(ThreadInfo),
     Module(ModuleInfo),
     Function(Function),
+    Wait(WaitInfo),
     Mapping(u32, u32, u64, u64, u64),
     Jit(JitCode),
     Observation(u32, Vec<FrameKey>, End, Observation),
@@ -28,6 +29,7 @@ pub(super) struct Log {
     threads: u32,
     modules: u32,
     functions: u32,
+    waits: u32,
     stacks: Vec<(Vec<FrameKey>, End)>,
     /// The first valid stack id.
     stacks_from: u32,
@@ -81,6 +83,11 @@ impl SampleSink for Log {
     fn function(&mut self, function: &Function) -> Result<FunctionId, UnknownId> {
         self.events.push(Event::Function(function.clone()));
         Ok(FunctionId(hand_out(&mut self.functions)))
+    }
+
+    fn wait(&mut self, wait: &WaitInfo) -> Result<WaitId, UnknownId> {
+        self.events.push(Event::Wait(wait.clone()));
+        Ok(WaitId(hand_out(&mut self.waits)))
     }
 
     fn mapping(
@@ -170,6 +177,7 @@ fn with_own_ids(frame: FrameKey) -> FrameKey {
             precision,
             kind,
         },
+        FrameKey::BlockedOn(wait) => FrameKey::BlockedOn(WaitId(own_id(wait.0))),
         other => other,
     }
 }
@@ -181,6 +189,7 @@ pub(super) enum Call {
     Thread(u32, i32, String),
     Module(ModuleInfo),
     Function(Function),
+    Wait(WaitInfo),
     Mapping(u32, u32, u64, u64, u64),
     Jit(JitCode),
     Stack(Vec<FrameKey>, End),
@@ -195,6 +204,7 @@ pub(super) struct Teller<'s, S> {
     threads: Vec<ThreadId>,
     modules: Vec<ModuleId>,
     functions: Vec<FunctionId>,
+    waits: Vec<WaitId>,
     /// To be told again when ids are void.
     stacks: Vec<(Vec<FrameKey>, End, StackId)>,
 }
@@ -207,6 +217,7 @@ impl<'s, S: SampleSink> Teller<'s, S> {
             threads: Vec::new(),
             modules: Vec::new(),
             functions: Vec::new(),
+            waits: Vec::new(),
             stacks: Vec::new(),
         }
     }
@@ -225,6 +236,7 @@ impl<'s, S: SampleSink> Teller<'s, S> {
             }
             Call::Module(module) => self.modules.push(self.sink.module(module)?),
             Call::Function(function) => self.functions.push(self.sink.function(function)?),
+            Call::Wait(wait) => self.waits.push(self.sink.wait(wait)?),
             Call::Mapping(process, module, start, end, bias) => {
                 let process = pick(&self.processes, *process);
                 if let (Some(process), Some(module)) = (process, pick(&self.modules, *module)) {
@@ -294,6 +306,10 @@ impl<'s, S: SampleSink> Teller<'s, S> {
                         precision,
                         kind,
                     },
+                    None => FrameKey::NoStack,
+                },
+                FrameKey::BlockedOn(wait) => match pick(&self.waits, wait.0) {
+                    Some(wait) => FrameKey::BlockedOn(wait),
                     None => FrameKey::NoStack,
                 },
                 other => other,

@@ -13,5 +13,5 @@ pub(super) use observations::{Columns, History};
 pub(super) use records::{
     Frame, Record, Start, end_number, function_record, jit_source_number, recorded_lines,
 };
-pub(super) use replay::{Replay, ReplayError};
+pub(super) use replay::{Replay, ReplayError, start_info};
 pub(super) use summary::SummaryCodec;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::RecordingInfo;
 use super::observations::COLUMNS;
-use crate::profile::{End, FrameKey, FunctionId, JitLine, JitSource, ModuleId};
+use crate::profile::{End, FrameKey, FunctionId, JitLine, JitSource, ModuleId, WaitId};
 
 /// The content of the start chunk.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +108,11 @@ pub(in super::super) enum Record<'a> {
         files: Vec<&'a str>,
         lines: Vec<Line>,
     },
+    /// What a sleeper waits for. From version 2 on.
+    Wait {
+        syscall: u32,
+        what: &'a str,
+    },
 }
 
 /// Where a line of code that was compiled at run time begins.
@@ -155,6 +160,10 @@ pub(in super::super) enum Frame {
         kind: u8,
     },
     HoldsLock,
+    /// Asleep, and it is known for what. From version 2 on.
+    BlockedOn {
+        wait: u32,
+    },
 }
 
 /// Languages of functions, by number.
@@ -263,6 +272,7 @@ impl From<FrameKey> for Frame {
             },
             FrameKey::Syscall(number) => Frame::Syscall(number),
             FrameKey::Blocked(number) => Frame::Blocked(number),
+            FrameKey::BlockedOn(wait) => Frame::BlockedOn { wait: wait.0 },
             FrameKey::BlockedInFault => Frame::BlockedInFault,
             FrameKey::Stopped => Frame::Stopped,
             FrameKey::Ended => Frame::Ended,
@@ -275,9 +285,14 @@ impl From<FrameKey> for Frame {
 }
 
 impl Frame {
-    /// The same for a sink, which has the modules and functions under ids of its own. `None` for one of these, or for
+    /// The same for a sink, which has the modules, functions and waits under ids of its own. `None` for one of these, or for
     /// an origin, kind or precision, that there is not.
-    pub(super) fn key(self, modules: &[ModuleId], functions: &[FunctionId]) -> Option<FrameKey> {
+    pub(super) fn key(
+        self,
+        modules: &[ModuleId],
+        functions: &[FunctionId],
+        waits: &[WaitId],
+    ) -> Option<FrameKey> {
         Some(match self {
             Frame::Code {
                 module,
@@ -306,6 +321,7 @@ impl Frame {
             },
             Frame::Syscall(number) => FrameKey::Syscall(number),
             Frame::Blocked(number) => FrameKey::Blocked(number),
+            Frame::BlockedOn { wait } => FrameKey::BlockedOn(*waits.get(wait as usize)?),
             Frame::BlockedInFault => FrameKey::BlockedInFault,
             Frame::Stopped => FrameKey::Stopped,
             Frame::Ended => FrameKey::Ended,

@@ -1,4 +1,4 @@
-//! The reader of version 1: plays records into a sink.
+//! The reader of versions 1 and 2: plays records into a sink.
 
 use postcard::take_from_bytes;
 
@@ -13,7 +13,7 @@ use super::records::{
 use super::summary::SummaryCodec;
 use crate::profile::{
     Birth, End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId,
-    ProcessInfo, SampleSink, StackId, Summary, ThreadId, ThreadInfo,
+    ProcessInfo, SampleSink, StackId, Summary, ThreadId, ThreadInfo, WaitId, WaitInfo,
 };
 use sampler_unwind::BuildId;
 use sampler_unwind::interpreter::Function;
@@ -43,6 +43,7 @@ impl<E> From<LimitExceeded> for ReplayError<E> {
 #[derive(Debug)]
 pub(in super::super) struct Replay<'s, S> {
     sink: &'s mut S,
+    version: u32,
     counts: Counts,
     /// The sink's ids, by ours.
     processes: Vec<ProcessId>,
@@ -51,6 +52,7 @@ pub(in super::super) struct Replay<'s, S> {
     threads: Vec<ThreadId>,
     modules: Vec<ModuleId>,
     functions: Vec<FunctionId>,
+    waits: Vec<WaitId>,
     /// With the sink's ids of modules and functions.
     frames: Vec<FrameKey>,
     nodes: Vec<Node>,
@@ -78,16 +80,29 @@ struct Stack {
     id: Option<StackId>,
 }
 
+/// Reads the start record.
+pub(in super::super) fn start_info(content: &[u8]) -> Result<RecordingInfo, &'static str> {
+    at_most(content.len(), START_BYTES_MAX, "bytes of the start record")
+        .map_err(|exceeded| exceeded.what)?;
+    match take_from_bytes::<Start<'_>>(content) {
+        Ok((start, [])) => Ok(start.into()),
+        _ => Err("the start record"),
+    }
+}
+
 impl<'s, S: SampleSink> Replay<'s, S> {
-    pub(in super::super) fn new(sink: &'s mut S) -> Self {
+    /// For a recording of `version` 1 or 2.
+    pub(in super::super) fn new(version: u32, sink: &'s mut S) -> Self {
         Self {
             sink,
+            version,
             counts: Counts::default(),
             processes: Vec::new(),
             birth: None,
             threads: Vec::new(),
             modules: Vec::new(),
             functions: Vec::new(),
+            waits: Vec::new(),
             frames: Vec::new(),
             nodes: Vec::new(),
             stacks: Vec::new(),
@@ -95,16 +110,6 @@ impl<'s, S: SampleSink> Replay<'s, S> {
             summary_codec: SummaryCodec::default(),
             summary: None,
             outermost_first: Vec::new(),
-        }
-    }
-
-    /// Reads the start record.
-    pub(in super::super) fn info(content: &[u8]) -> Result<RecordingInfo, &'static str> {
-        at_most(content.len(), START_BYTES_MAX, "bytes of the start record")
-            .map_err(|exceeded| exceeded.what)?;
-        match take_from_bytes::<Start<'_>>(content) {
-            Ok((start, [])) => Ok(start.into()),
-            _ => Err("the start record"),
         }
     }
 
@@ -154,7 +159,7 @@ impl<'s, S: SampleSink> Replay<'s, S> {
                     .map_err(ReplayError::Sink)
             }
             Record::Frame(frame) => {
-                let key = frame.key(&self.modules, &self.functions);
+                let key = frame.key(&self.modules, &self.functions, &self.waits);
                 let key = key.ok_or("a frame without meaning")?;
                 push(&mut self.frames, key, "frames")
             }
@@ -203,6 +208,17 @@ impl<'s, S: SampleSink> Replay<'s, S> {
                     lines: lines_from_recorded(&lines).ok_or("a line out of range")?,
                 };
                 self.sink.jit_code(&code).map_err(ReplayError::Sink)
+            }
+            Record::Wait { .. } if self.version < 2 => Err("a record of a later version".into()),
+            Record::Wait { syscall, what } => {
+                self.counts.add_wait(what)?;
+                let wait = WaitInfo {
+                    syscall,
+                    what: what.to_owned(),
+                };
+                let id = self.sink.wait(&wait).map_err(ReplayError::Sink)?;
+                self.waits.push(id);
+                Ok(())
             }
             Record::Epoch => {
                 self.frames.clear();

@@ -131,6 +131,12 @@ pub const RECIPES: &[Recipe] = &[
     ),
     recipe("realign", "realign.c", Tool::Gcc, "-O2 -g"),
     recipe("sleepers", "sleepers.c", Tool::Gcc, "-O2 -g -pthread"),
+    recipe(
+        "waits",
+        "waits.c",
+        Tool::Gcc,
+        "-O2 -g -pthread -fno-optimize-sibling-calls",
+    ),
     recipe("short_lived", "short_lived.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("exec_midway", "exec_midway.c", Tool::Gcc, "-O2 -g"),
     recipe("exits", "exits.c", Tool::Gcc, "-O2 -g"),

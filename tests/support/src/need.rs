@@ -5,6 +5,7 @@ use std::path::PathBuf;
 /// The programs the tests use and the Debian package that brings each. `tests/run` installs the same ones
 /// (`tests/tidy.rs` checks that).
 pub const PACKAGES: &[(&str, &str)] = &[
+    ("callgrind_annotate", "valgrind"),
     ("dwp", "binutils"),
     ("dwz", "dwz"),
     ("g++", "g++"),
@@ -12,6 +13,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("gdb", "gdb"),
     ("git", "git"),
     ("go", "golang-go"),
+    ("jsonschema", "python3-jsonschema"),
     ("lua5.1", "lua5.1"),
     ("lua5.2", "lua5.2"),
     ("lua5.3", "lua5.3"),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{decimal, names, of_process};
@@ -57,6 +58,34 @@ pub enum Descriptor {
 pub fn describe(pid: Pid, fd: i32) -> io::Result<Descriptor> {
     let target = fs::read_link(format!("{}/{fd}", of_process(pid, "fd")))?;
     Ok(parse(target.as_os_str()))
+}
+
+/// The descriptors of process `pid`: their numbers, at most `count_max` of them.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn list(pid: Pid, count_max: usize) -> io::Result<Vec<i32>> {
+    let entries = fs::read_dir(of_process(pid, "fd"))?.take(count_max);
+    let numbers = entries.filter_map(|entry| decimal(entry.ok()?.file_name().as_bytes()));
+    Ok(numbers.collect())
+}
+
+/// Whether descriptor `fd` of process `pid` was opened for reading, and for writing: the permissions of its link say
+/// so (proc_pid_fd(5)).
+///
+/// # Errors
+/// What the kernel answers; `ENOENT` when there is no such descriptor.
+pub fn access(pid: Pid, fd: i32) -> io::Result<(bool, bool)> {
+    let mode = fs::symlink_metadata(format!("{}/{fd}", of_process(pid, "fd")))?.mode();
+    Ok((mode & 0o400 != 0, mode & 0o200 != 0))
+}
+
+/// What names the network namespace that process `pid` is in.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn network_namespace(pid: Pid) -> io::Result<OsString> {
+    Ok(fs::read_link(of_process(pid, "ns/net"))?.into_os_string())
 }
 
 /// What the target of a link in /proc/PID/fd says (proc_pid_fd(5)).
@@ -145,6 +174,13 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         assert!(matches!(ours(&reader), Descriptor::Pipe { .. }));
         assert_eq!(ours(&reader), ours(&writer));
+        let access = |end: &dyn AsRawFd| access(own_pid(), end.as_raw_fd()).unwrap();
+        assert_eq!(
+            (access(&reader), access(&writer)),
+            ((true, false), (false, true))
+        );
+        assert!(list(own_pid(), 4096).unwrap().contains(&reader.as_raw_fd()));
+        assert_eq!(list(own_pid(), 1).unwrap().len(), 1);
         let (socket, _peer) = UnixStream::pair().unwrap();
         assert!(matches!(ours(&socket), Descriptor::Socket { .. }));
         let directory = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod fd;
 pub mod maps;
 pub mod names;
+pub mod net;
 pub mod processes;
 pub mod schedstat;
 pub mod stat;
