@@ -127,9 +127,12 @@ fn significance((p, p_samples): (f64, u64), (q, q_samples): (f64, u64)) -> Signi
     }
 }
 
+/// What a function weighs by itself, and with what it calls.
+type OwnAndTotal = (u64, u64);
+
 /// Compares two profiles by `weight`.
 pub fn compare(before: &ResolvedProfile, after: &ResolvedProfile, weight: Weight) -> Comparison {
-    let mut parts: FxHashMap<(&str, Option<&str>), [(u64, u64); 2]> = FxHashMap::default();
+    let mut parts: FxHashMap<_, [OwnAndTotal; 2]> = FxHashMap::default();
     let profiles = [before, after];
     for (side, profile) in profiles.into_iter().enumerate() {
         for row in functions(profile, weight).rows {

@@ -160,9 +160,12 @@ fn cut(what: String) -> String {
     if what.len() <= WHAT_BYTES_MAX {
         return what;
     }
-    let start = what.floor_char_boundary(WHAT_BYTES_MAX / 4);
-    let end = what.ceil_char_boundary(what.len() - WHAT_BYTES_MAX / 2);
-    let (start, end) = (what.get(..start), what.get(end..));
+    // A letter has at most four bytes.
+    let (start, end) = (WHAT_BYTES_MAX / 4, what.len() - WHAT_BYTES_MAX / 2);
+    let start = (start.saturating_sub(3)..=start)
+        .rev()
+        .find_map(|at| what.get(..at));
+    let end = (end..end.saturating_add(4)).find_map(|at| what.get(at..));
     format!("{}…{}", start.unwrap_or_default(), end.unwrap_or_default())
 }
 
