@@ -20,16 +20,19 @@ pub(crate) struct Scenario {
 enum Kind {
     /// The fixture `counts` with these arguments.
     Counts(&'static [&'static str]),
+    /// The same, with all its threads on one CPU: the others are the sampler's.
+    CountsOnOneCpu(&'static [&'static str]),
     /// redis-server, kept at work by redis-benchmark.
     Redis,
     /// python3 with a thread that works and some that sleep.
     Python,
 }
 
-pub(crate) const SCENARIOS: [Scenario; 5] = [
+pub(crate) const SCENARIOS: [Scenario; 6] = [
     scenario("busy: 1 of 1", Kind::Counts(&["1"])),
     scenario("busy: 2 of 64", Kind::Counts(&["2", "62"])),
     scenario("busy: 2 of 1000", Kind::Counts(&["2", "998"])),
+    scenario("one CPU: 2 of 1000", Kind::CountsOnOneCpu(&["2", "998"])),
     scenario("redis", Kind::Redis),
     scenario("python", Kind::Python),
 ];
@@ -70,6 +73,7 @@ impl Scenario {
     pub(crate) fn is_there(&self) -> bool {
         let (programs, install): (&[&str], _) = match self.kind {
             Kind::Counts(_) => (&[], ""),
+            Kind::CountsOnOneCpu(_) => (&["taskset"], "util-linux"),
             Kind::Redis => (
                 &["redis-server", "redis-benchmark"],
                 "redis-server redis-tools",
@@ -90,10 +94,28 @@ impl Scenario {
                 target: Target::start("counts", arguments),
                 clients: None,
             },
+            Kind::CountsOnOneCpu(arguments) => {
+                let target = Target::start("counts", arguments);
+                stay_on_one_cpu(&target);
+                Load {
+                    target,
+                    clients: None,
+                }
+            }
             Kind::Redis => start_redis(folder),
             Kind::Python => start_python(),
         }
     }
+}
+
+/// All threads that `target` has stay on the first CPU from now on.
+fn stay_on_one_cpu(target: &Target) {
+    let done = Command::new("taskset")
+        .args(["--all-tasks", "--cpu-list", "--pid", "0", &target.pid_text()])
+        .stdout(Stdio::null())
+        .status();
+    let done = done.expect("taskset is there");
+    assert!(done.success(), "taskset says {done}");
 }
 
 /// A program at work, killed on drop.

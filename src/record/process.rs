@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState, Stat};
 use sampler_platforms::linux::proc::syscall::SyscallState;
-use sampler_platforms::linux::proc::task::{self, ThreadFiles, ThreadReadError};
+use sampler_platforms::linux::proc::task::{self, TaskCount, ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{self, names};
 use sampler_platforms::linux::{self, ProcessMemory, clock};
 use sampler_platforms::{Pid, Tid};
@@ -18,7 +18,7 @@ use super::address_space::AddressSpace;
 use super::budget::Share;
 use super::children::ChildrenCpu;
 use super::functions::FunctionIds;
-use super::habits::Unexplained;
+use super::habits::{Turn, Unexplained};
 use super::images::Images;
 use super::jit::{JitBudget, JitNames};
 use super::look::{Looked, ProcessView};
@@ -67,6 +67,8 @@ pub(super) struct TargetProcess {
     pub id: ProcessId,
     /// Its threads, in the order in which they were found.
     pub threads: Vec<Thread>,
+    /// Whose turn it is at a tick, in the same order.
+    pub turns: Vec<Turn>,
     /// Its memory, read through a thread that lives: see [`TargetProcess::find_living`].
     memory: ProcessMemory,
     /// What lies where in it.
@@ -77,6 +79,7 @@ pub(super) struct TargetProcess {
     max_overhead: Share,
     /// The thread that the next tick begins with: the last one had no time left for it.
     pub go_on_at: usize,
+    task_count: TaskCount,
     /// How many threads it had when they were listed last.
     listed: u64,
     /// When the process's CPU clock is read next.
@@ -132,12 +135,14 @@ impl TargetProcess {
             pid,
             id,
             threads: Vec::new(),
+            turns: Vec::new(),
             memory: probed_memory(living),
             space: AddressSpace::default(),
             interpreters: Interpreters::of(settings.languages),
             stack_bytes_max: settings.stack_bytes_max,
             max_overhead: settings.max_overhead,
             go_on_at: 0,
+            task_count: TaskCount::new(pid),
             listed: 0,
             clock_due_ns: 0,
             is_clock_fresh: false,
@@ -180,8 +185,8 @@ impl TargetProcess {
     }
 
     /// Whether the number of its threads is another than when they were listed last.
-    pub(super) fn has_other_threads(&self) -> bool {
-        task::count(self.pid).map_or(true, |count| count != self.listed)
+    pub(super) fn has_other_threads(&mut self) -> bool {
+        self.task_count.read().ok() != Some(self.listed)
     }
 
     /// Lists the tasks and takes in those that are new. Threads that are gone drop out when they are next looked at.
@@ -254,6 +259,7 @@ impl TargetProcess {
         let mut thread = Thread::new(tid, id, name, files, plan, pauses);
         thread.begin(now_ns, used);
         self.threads.push(thread);
+        self.turns.push(Turn::default());
         Ok(())
     }
 
@@ -477,8 +483,13 @@ impl TargetProcess {
             .saturating_sub(self.observed_cpu_ns)
             .saturating_sub(explained_ns);
         if self.unexplained.has_grown(unexplained_ns, unsure_ns) {
-            self.threads.iter_mut().for_each(|thread| thread.rest.end());
+            self.end_rests();
         }
+    }
+
+    /// All threads are looked at again at the next tick.
+    pub(super) fn end_rests(&mut self) {
+        self.turns.iter_mut().for_each(|turn| turn.rest.end());
     }
 
     /// CPU time that the process has used since its recording began and that neither an observation nor a live

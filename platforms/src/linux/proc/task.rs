@@ -29,14 +29,34 @@ pub fn list(pid: Pid) -> io::Result<Vec<Tid>> {
     Ok(tids)
 }
 
-/// How many threads `pid` has, without listing them: the kernel counts them as links of the directory besides its own
+/// How many threads a process has, without listing them: the kernel counts them as links of the directory besides its own
 /// two (proc_task_getattr() in fs/proc/base.c).
-///
-/// # Errors
-/// As for [`list`].
-pub fn count(pid: Pid) -> io::Result<u64> {
-    let links = fs::metadata(of_process(pid, "task"))?.nlink();
-    Ok(links.saturating_sub(2))
+#[derive(Debug)]
+pub struct TaskCount {
+    pid: Pid,
+    folder: Kept,
+}
+
+impl TaskCount {
+    /// Opens nothing yet.
+    pub fn new(pid: Pid) -> Self {
+        Self {
+            pid,
+            folder: Kept::default(),
+        }
+    }
+
+    /// How many there are now; none when the process is gone.
+    ///
+    /// # Errors
+    /// What the kernel answers: `ENOENT` or `ESRCH` when the process was gone at the first time.
+    pub fn read(&mut self) -> io::Result<u64> {
+        let path = || of_process(self.pid, "task");
+        let links = self
+            .folder
+            .with(path, |folder| Ok(folder.metadata()?.nlink()))?;
+        Ok(links.saturating_sub(2))
+    }
 }
 
 /// Descriptors that kept files leave for everything else.
@@ -157,16 +177,23 @@ impl Kept {
         path: impl FnOnce() -> String,
         buffer: &'a mut [u8],
     ) -> Result<&'a [u8], ThreadReadError> {
-        let bytes = match &self.0 {
-            Some(file) => file.read_at(buffer, 0)?,
-            None => {
-                let file = File::open(path())?;
-                let bytes = file.read_at(buffer, 0)?;
-                self.keep(file);
-                bytes
-            }
-        };
+        let bytes = self.with(path, |file| file.read_at(buffer, 0))?;
         Ok(buffer.get(..bytes).unwrap_or_default())
+    }
+
+    /// Asks the file, which is opened if it was not kept.
+    fn with<T>(
+        &mut self,
+        path: impl FnOnce() -> String,
+        ask: impl FnOnce(&File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if let Some(file) = &self.0 {
+            return ask(file);
+        }
+        let file = File::open(path())?;
+        let answer = ask(&file)?;
+        self.keep(file);
+        Ok(answer)
     }
 
     fn keep(&mut self, file: File) {
@@ -218,6 +245,23 @@ mod tests {
         assert!(matches!(files.sched_stat(), Err(ThreadReadError::Gone)));
         assert!(matches!(files.syscall(), Err(ThreadReadError::Gone)));
         assert!(!list(own_pid()).unwrap().contains(&files.tid()));
+    }
+
+    #[test]
+    fn threads_are_counted_as_they_come_and_go() {
+        let target = Target::busy();
+        let mut count = TaskCount::new(target.pid());
+        for _ in 0..2 {
+            assert_eq!(count.read().unwrap(), 1);
+            assert!(count.folder.0.is_some());
+        }
+        let mut own = TaskCount::new(own_pid());
+        let thread = TargetThread::blocked_in_read();
+        assert!(own.read().unwrap() >= 2);
+        thread.end();
+        drop(target);
+        // The number may be another's by now; the folder is not.
+        assert_eq!(count.read().unwrap_or_default(), 0);
     }
 
     #[test]
