@@ -11,3 +11,4 @@ pub mod record;
 pub mod recording;
 pub mod report;
 pub mod symbols;
+pub mod top;

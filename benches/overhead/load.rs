@@ -111,7 +111,13 @@ impl Scenario {
 /// All threads that `target` has stay on the first CPU from now on.
 fn stay_on_one_cpu(target: &Target) {
     let done = Command::new("taskset")
-        .args(["--all-tasks", "--cpu-list", "--pid", "0", &target.pid_text()])
+        .args([
+            "--all-tasks",
+            "--cpu-list",
+            "--pid",
+            "0",
+            &target.pid_text(),
+        ])
         .stdout(Stdio::null())
         .status();
     let done = done.expect("taskset is there");

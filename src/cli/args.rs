@@ -49,6 +49,11 @@ pub enum CommandArgs {
     /// Without options: a table of functions on the terminal, the one that took the most CPU time first. `self` is the
     /// time in the function itself, `total` the time in it and in all it called.
     Report(ReportArgs),
+    /// Watch where running programs spend their time
+    ///
+    /// A table that is drawn anew every second: functions, threads or lines, of the last second and since the start. `?`
+    /// shows the keys. It costs the program no more than a recording does.
+    Top(TopArgs),
     /// Show the stacks of all threads as they are now
     ///
     /// Each thread with its state and what it waits for; threads with the same stack are shown once, with their number.
@@ -398,6 +403,49 @@ Examples:
   sampler symbols                             what has names, and how to get those that are missing
   sampler symbols --debuginfod                the same, with what a server has
   sampler symbols pack -o app.pack            for elsewhere: sampler report --symbols app.pack";
+
+/// `sampler top`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("whom").args(["pids", "pgrep", "cgroup"]).required(true))]
+pub struct TopArgs {
+    /// Watch these running processes, with all their threads
+    #[arg(short, long = "pid", value_name = "PID[,PID...]", value_parser = PidList::parse, allow_hyphen_values = true)]
+    pub pids: Vec<PidList>,
+
+    /// Watch all processes whose name or command line matches, as for `sampler record`
+    #[arg(short = 'P', long, value_name = "REGEX", value_parser = parse_pattern, allow_hyphen_values = true)]
+    pub pgrep: Option<Pattern>,
+
+    /// Watch all processes in this control group and those below it, as for `sampler record`
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Watch the processes' children and all further descendants too
+    #[arg(short, long)]
+    pub subprocesses: bool,
+
+    /// How often to look, per second
+    #[arg(
+        short, long, value_name = "HZ", default_value = "99", value_parser = parse_rate, allow_hyphen_values = true,
+        visible_short_alias = 'F', visible_alias = "freq"
+    )]
+    pub rate: f64,
+
+    /// What watching may cost at most, in percent, or off: as for `sampler record`
+    #[arg(
+        long, value_name = "PERCENT", default_value = "2", value_parser = MaxOverhead::parse,
+        allow_hyphen_values = true
+    )]
+    pub max_overhead: MaxOverhead,
+
+    /// Which frames to show.
+    #[command(flatten)]
+    pub view: ViewArgs,
+
+    /// Where to look for functions' names.
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
+}
 
 /// `sampler dump`.
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ pub mod record;
 pub mod report;
 pub mod symbol_options;
 pub mod symbols;
+pub mod top;
 pub mod values;
 
 use std::ffi::OsString;
@@ -45,6 +46,7 @@ fn run_command(options: Options) -> anyhow::Result<Exit> {
     match options {
         Options::Record(options) => record::run(&options, &mut io::stderr().lock()),
         Options::Report(options) => report::run(&options).map(|()| Exit::Ok),
+        Options::Top(options) => top::run(&options).map(|()| Exit::Ok),
         Options::Dump(options) => to_stdout(|out| dump::run(&options, out)),
         Options::Symbols(options) => to_stdout(|out| symbols::run(&options, out)),
         Options::Pack(options) => to_stdout(|out| symbols::pack(&options, out)),

@@ -9,8 +9,8 @@ use clap::{CommandFactory, Parser};
 use sampler_unwind::interpreter::Languages;
 
 use super::args::{
-    ByArg, Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, PackArgs, RecordArgs, ReportArgs,
-    SymbolArgs, SymbolsArgs, SymbolsCommandArgs, WeightArg,
+    ByArg, Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, PackArgs, PidList, RecordArgs,
+    ReportArgs, SymbolArgs, SymbolsArgs, SymbolsCommandArgs, TopArgs, WeightArg,
 };
 use super::symbol_options::SymbolOptions;
 use crate::profile::Weight;
@@ -28,6 +28,8 @@ pub enum Options {
     Record(RecordOptions),
     /// `sampler report`.
     Report(ReportOptions),
+    /// `sampler top`.
+    Top(TopOptions),
     /// `sampler dump`.
     Dump(DumpOptions),
     /// `sampler symbols`.
@@ -153,6 +155,25 @@ impl Format {
     }
 }
 
+/// Whom to watch, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopOptions {
+    /// Whom: no command.
+    pub target: Target,
+    /// Whether the processes that they start are watched too.
+    pub subprocesses: bool,
+    /// Ticks per second: above 0, at most [`super::values::RATE_HZ_MAX`].
+    pub rate_hz: f64,
+    /// The overhead promised, as a share above 0 and at most 1; `None` for no promise.
+    pub max_overhead: Share,
+    /// The languages whose frames are looked for, besides machine code.
+    pub languages: Languages,
+    /// Whether machine code is left out where there is interpreted code.
+    pub no_native: bool,
+    /// Where names come from.
+    pub symbols: SymbolOptions,
+}
+
 /// Whose stacks to show, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DumpOptions {
@@ -221,6 +242,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, c
         CommandArgs::Report(args) => ReportOptions::try_from(args)
             .map(Options::Report)
             .map_err(|error| usage_error("report", &error)),
+        CommandArgs::Top(args) => Ok(Options::Top(args.into())),
         CommandArgs::Dump(args) => Ok(Options::Dump(args.into())),
         CommandArgs::Symbols(args) => Ok(args.into()),
         CommandArgs::Demo(args) => Ok(Options::Demo(args.into())),
@@ -262,12 +284,7 @@ impl TryFrom<RecordArgs> for RecordOptions {
     type Error = UsageError;
 
     fn try_from(args: RecordArgs) -> Result<Self, UsageError> {
-        let mut pids = Vec::new();
-        for pid in args.pids.into_iter().flat_map(|list| list.0) {
-            if !pids.contains(&pid) {
-                pids.push(pid);
-            }
-        }
+        let pids = distinct(args.pids);
         // clap has seen to it that there is no more than one of them.
         let target = match (args.pgrep, args.cgroup) {
             _ if !pids.is_empty() => Target::Pids(pids),
@@ -344,6 +361,36 @@ fn format_of(path: &Path) -> Result<FormatArg, UsageError> {
         "txt" => Ok(FormatArg::Table),
         _ => Err(UsageError::UnknownExtension(path.into())),
     }
+}
+
+impl From<TopArgs> for TopOptions {
+    fn from(args: TopArgs) -> Self {
+        Self {
+            // clap has seen to it that there is exactly one of them.
+            target: match (args.pgrep, args.cgroup) {
+                (Some(pattern), _) => Target::Pgrep(pattern),
+                (None, Some(path)) => Target::Cgroup(path),
+                (None, None) => Target::Pids(distinct(args.pids)),
+            },
+            subprocesses: args.subprocesses,
+            rate_hz: args.rate,
+            max_overhead: args.max_overhead.0,
+            languages: args.view.lang.0,
+            no_native: args.view.no_native,
+            symbols: args.symbols.into(),
+        }
+    }
+}
+
+/// Each process once, in the order in which they were given.
+fn distinct(lists: Vec<PidList>) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for pid in lists.into_iter().flat_map(|list| list.0) {
+        if !pids.contains(&pid) {
+            pids.push(pid);
+        }
+    }
+    pids
 }
 
 impl From<DumpArgs> for DumpOptions {

@@ -12,7 +12,7 @@ pub mod tree;
 pub mod units;
 
 mod heading;
-mod names;
+pub(crate) mod names;
 mod roots;
 
 #[cfg(test)]

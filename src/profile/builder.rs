@@ -109,6 +109,20 @@ impl ProfileBuilder {
         self.profile
     }
 
+    /// What was observed since this was called last, or since the beginning; all that stacks are made of is as it would
+    /// be in the end.
+    pub fn interval(&mut self) -> &Profile {
+        self.take_waiting();
+        self.profile.stacks.clear();
+        let mut tallies = std::mem::take(&mut self.tallies);
+        for (thread, tally) in (0..).map(ThreadId).zip(&mut tallies) {
+            self.add_stacks(thread, tally);
+        }
+        self.tallies
+            .resize_with(tallies.len(), ThreadTally::default);
+        &self.profile
+    }
+
     /// Takes what has waited, with names for the code that has some by now.
     fn take_waiting(&mut self) {
         self.profile.jit.sort();

@@ -1,5 +1,7 @@
 //! A profile with names: what every export reads.
 
+use std::ops::AddAssign;
+
 use sampler_unwind::interpreter::Language;
 
 use super::stacks::End;
@@ -87,6 +89,17 @@ impl StackWeights {
             Weight::RunQueue => self.run_queue_ns,
             Weight::Samples => self.samples,
         }
+    }
+}
+
+impl AddAssign for StackWeights {
+    /// Sums saturate: 584 years, which only a forged recording holds.
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_ns = self.cpu_ns.saturating_add(other.cpu_ns);
+        self.wall_ns = self.wall_ns.saturating_add(other.wall_ns);
+        self.off_cpu_ns = self.off_cpu_ns.saturating_add(other.off_cpu_ns);
+        self.run_queue_ns = self.run_queue_ns.saturating_add(other.run_queue_ns);
+        self.samples = self.samples.saturating_add(other.samples);
     }
 }
 

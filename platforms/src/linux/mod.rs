@@ -44,7 +44,7 @@ pub use job_control::JobControl;
 pub use late_stop::LateStop;
 pub use nix::errno::Errno;
 pub use process_memory::{ProcessMemory, REGIONS_MAX};
-pub use stop::{StopFailure, prepare_sampling_thread, stop};
+pub use stop::{StopFailure, give_way, prepare_sampling_thread, stop};
 pub use stop_kind::StopKind;
 pub use stop_watch::StopWatch;
 pub use stopped_thread::{RegistersError, StoppedRegisters, StoppedThread};

@@ -96,6 +96,18 @@ pub fn prepare_sampling_thread() -> Result<(), Errno> {
     }
 }
 
+/// Lets the calling thread have a CPU only when nobody else wants it (SCHED_IDLE, sched(7)), and says which thread that
+/// is.
+///
+/// # Errors
+/// When the kernel refuses: then it has the priority that it had.
+pub fn give_way() -> Result<Tid, Errno> {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread; `none` is only read. See sched_setscheduler(2).
+    let answer = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+    Errno::result(answer).map(|_| Tid(nix::unistd::gettid().as_raw()))
+}
+
 /// Puts the calling thread before all threads of ordinary priority: by the lowest real-time priority, or where that
 /// is refused by niceness.
 fn run_when_woken() -> Result<(), Errno> {
