@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod doctor;
 pub mod export;
 pub mod profile;
 pub mod record;

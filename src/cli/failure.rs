@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use sampler_platforms::linux::permission::{self, DeniedBy};
 use sampler_platforms::linux::proc::task::{ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{names, status};
+use sampler_platforms::linux::remedy::Place;
 use sampler_platforms::linux::spawn::LaunchError;
 use sampler_platforms::linux::{self, Errno, TargetError};
 use sampler_platforms::{Pid, Tid};
@@ -108,6 +109,18 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
             "give a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup of a process that runs",
         ),
         Failure::NoSamples { .. } => None,
+    }
+}
+
+/// The lines of which any one would help, where we are, and what says more.
+pub fn further_hints(error: &anyhow::Error) -> Vec<String> {
+    match error.downcast_ref::<Failure>() {
+        Some(Failure::Denied { pid, by }) if by.hint().is_some() => {
+            let mut lines = by.remedies(Place::here());
+            lines.push(format!("sampler doctor -p {pid} says more"));
+            lines
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::Context;
 use terminal_size::Width;
 
 use super::options::{Format, Input, Output, ReportOptions};
+use super::output_file;
 use super::pager::{Pager, PagerCommand};
 use crate::export::table::TableOptions;
 use crate::export::tree::TreeOptions;
@@ -36,7 +37,7 @@ pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
     };
     filter(&mut profile, shown);
     profile.notes.splice(0..0, recording.remarks);
-    if !options.format.is_for_reading() {
+    if !options.format.is_for_reading() && !options.quiet {
         // Tables and trees hold them; in what programs read they would be in the way.
         let mut messages = io::stderr().lock();
         for note in &profile.notes {
@@ -103,7 +104,8 @@ fn write_file(
     options: &ReportOptions,
     profile: &ResolvedProfile,
 ) -> anyhow::Result<()> {
-    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let file =
+        output_file::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut out = BufWriter::new(file);
     write(options, None, profile, &mut out)
         .and_then(|()| out.flush())

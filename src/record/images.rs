@@ -277,6 +277,8 @@ impl Images {
             }
             None => None,
         };
+        let build_id = source_build_id(known.as_ref());
+        tracing::debug!(file = ?key.name, build_id, is_copied, usable = known.is_some(), "a file with code");
         let seen = Seen {
             known: known.clone(),
             is_copied,
@@ -330,6 +332,13 @@ impl Known {
             id: self.id,
         }
     }
+}
+
+/// For those who want to be told.
+fn source_build_id(known: Option<&Known>) -> Option<String> {
+    tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| known?.image.build_id().map(ToString::to_string))
+        .flatten()
 }
 
 /// The name of the image that the kernel maps into every process.

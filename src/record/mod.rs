@@ -10,6 +10,7 @@ mod finder;
 mod functions;
 mod habits;
 mod images;
+mod inspection;
 mod jit;
 mod look;
 mod meter;
@@ -26,6 +27,8 @@ mod thread;
 
 pub use budget::Share;
 pub use costs::Costs;
+pub use inspection::{InspectedModule, InspectedRuntime, Inspection, inspect};
+pub use jit::SeenJitFiles;
 pub use look::PAUSE_MAX_DEFAULT;
 pub use recorder::{Over, RecordSettings, Recorder};
 pub use selection::{Pattern, Selection};

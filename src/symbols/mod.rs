@@ -2,8 +2,8 @@
 //!
 //! [`FileSymbolizer`] asks, for each module, the file that was mapped and its separate debug file: first whether they
 //! are what ran (build ID), then for the function, for what was inlined into it and for lines. docs/symbols.md has the
-//! sources and their order. Nothing of this happens before a report is made. What was answered before comes from a cache,
-//! what is not here from a symbol pack, or from a server where that is asked for.
+//! sources and their order. Nothing of this happens before a report is made. What was answered before comes from a
+//! cache, what is not here from a symbol pack, or from a server where that is asked for.
 
 mod cache;
 mod contain;
@@ -23,6 +23,7 @@ mod stand_ins;
 mod symbol_table;
 mod symbolizer;
 mod syscall;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -179,7 +179,7 @@ impl FileSymbolizer {
     }
 
     /// The files of `module`, from servers too.
-    fn find_files(&mut self, module: &ModuleInfo) -> ModuleFiles {
+    pub(super) fn find_files(&mut self, module: &ModuleInfo) -> ModuleFiles {
         let mut files = self.paths.find(module);
         let main = files.main.as_ref();
         let build_id = module.build_id.clone().or_else(|| main?.build_id());
@@ -198,6 +198,8 @@ impl FileSymbolizer {
             }
             files.refused.append(&mut notes);
         }
+        let path = |file: &Option<ElfOnDisk>| file.as_ref().map(|file| file.path.clone());
+        tracing::debug!(module = ?module.path, main = ?path(&files.main), debug = ?path(&files.debug), "files with names");
         files.refused.drain(..).for_each(|note| self.add_note(note));
         files
     }

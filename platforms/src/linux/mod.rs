@@ -3,7 +3,9 @@
 //! - [`stop`] makes one thread stand still and gives a [`StoppedThread`], which lets it go again on every way out.
 //! - [`ProcessMemory`] reads the memory of a process, stopped or not.
 //! - [`proc`] reads what the kernel tells without stopping anything. Each file has a pure parser beside its reader.
-//! - [`permission`] says which layer refused, [`check_target`] whether a process can be looked at at all.
+//! - [`permission`] says which layer refused, [`check_target`] whether a process can be looked at at all,
+//!   [`remedy`] what would help, and [`surroundings`] what is possible here.
+//! - [`privileges`] puts down rights that are not needed.
 //! - [`spawn`] starts a command, [`interrupts`] hears Ctrl-C, [`clock`] tells and waits for time.
 //!
 //! ptrace ties a stopped thread to the one thread of ours that stopped it. The types that stand for one cannot be
@@ -12,9 +14,12 @@
 pub mod clock;
 pub mod interrupts;
 pub mod permission;
+pub mod privileges;
 pub mod proc;
+pub mod remedy;
 pub mod rooted_file;
 pub mod spawn;
+pub mod surroundings;
 pub mod target_file;
 
 mod check;

@@ -29,6 +29,7 @@ impl<S: SampleSink> Recorder<'_, S> {
             false => why_left_out(found.pid),
         };
         if let Some(reason) = left_out {
+            tracing::info!(pid = found.pid.0, ?reason, "a process is left out");
             self.costs.left_out(reason);
             return Ok(());
         }
@@ -45,6 +46,11 @@ impl<S: SampleSink> Recorder<'_, S> {
         if found.baseline == Baseline::Now {
             process.begin_now();
         }
+        tracing::info!(
+            pid = pid.0,
+            threads = process.threads.len(),
+            "a process is taken in"
+        );
         self.processes.push(process);
         Ok(())
     }

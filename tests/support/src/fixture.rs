@@ -147,6 +147,8 @@ pub const RECIPES: &[Recipe] = &[
     recipe("counts", "counts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("rt_signals", "rt_signals.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("stopped", "stopped.c", Tool::Gcc, "-O2 -g"),
+    recipe("withdrawn", "withdrawn.c", Tool::Gcc, "-O2 -g"),
+    recipe("filtered", "filtered.c", Tool::Gcc, "-O2 -g"),
     recipe("sixteen", "sixteen.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("vforks", "vforks.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe(
