@@ -1,9 +1,12 @@
 //! A profile with names: what every export reads.
 
+use std::sync::Arc;
+
 use sampler_unwind::interpreter::Language;
 
-use super::stacks::End;
+use super::stacks::{End, StackId};
 use super::summary::Summary;
+use super::timeline::Timeline;
 
 /// What kind of code a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -90,9 +93,21 @@ impl StackWeights {
     }
 }
 
+impl std::ops::AddAssign for StackWeights {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu_ns = self.cpu_ns.saturating_add(other.cpu_ns);
+        self.wall_ns = self.wall_ns.saturating_add(other.wall_ns);
+        self.off_cpu_ns = self.off_cpu_ns.saturating_add(other.off_cpu_ns);
+        self.run_queue_ns = self.run_queue_ns.saturating_add(other.run_queue_ns);
+        self.samples = self.samples.saturating_add(other.samples);
+    }
+}
+
 /// A stack of one thread with what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedStack {
+    /// Which stack of the recording it is: by this its times are found in [`ResolvedProfile::timeline`].
+    pub recorded: StackId,
     /// Positions in [`ResolvedProfile::frames`], outermost first.
     pub frames: Vec<u32>,
     /// Position in [`ResolvedProfile::threads`].
@@ -133,6 +148,8 @@ pub struct ResolvedProfile {
     pub stacks: Vec<WeightedStack>,
     /// All threads.
     pub threads: Vec<ResolvedThread>,
+    /// When it was, if that was asked for.
+    pub timeline: Option<Arc<Timeline>>,
     /// What the recording holds and what it cost.
     pub summary: Summary,
     /// What the reader must be told, each a line: modules without symbols, a recording that was cut.
