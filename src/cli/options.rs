@@ -142,6 +142,8 @@ pub enum Format {
     Folded,
     /// An SVG.
     Flamegraph,
+    /// A page.
+    Html,
     /// Everything.
     Json,
 }
@@ -240,7 +242,7 @@ pub enum UsageError {
     )]
     NoTarget,
     /// The format is to be told from an extension that tells nothing.
-    #[error("cannot tell the format from '{}': use .svg, .folded, .json or .txt, or say --format", .0.display())]
+    #[error("cannot tell the format from '{}': use .svg, .html, .folded, .json or .txt, or say --format", .0.display())]
     UnknownExtension(PathBuf),
     /// `--limit` for something without rows.
     #[error("--limit is for a table or a tree")]
@@ -317,6 +319,7 @@ impl TryFrom<ReportArgs> for ReportOptions {
             _ if args.limit.is_some() => return Err(UsageError::LimitWithoutRows),
             FormatArg::Folded => Format::Folded,
             FormatArg::Flamegraph => Format::Flamegraph,
+            FormatArg::Html => Format::Html,
             FormatArg::Json => Format::Json,
         };
         Ok(Self {
@@ -339,6 +342,7 @@ fn format_of(path: &Path) -> Result<FormatArg, UsageError> {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
         "svg" => Ok(FormatArg::Flamegraph),
+        "html" | "htm" => Ok(FormatArg::Html),
         "folded" | "collapsed" => Ok(FormatArg::Folded),
         "json" => Ok(FormatArg::Json),
         "txt" => Ok(FormatArg::Table),
