@@ -350,7 +350,7 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<FormatArg>,
 
-    /// The file to write, or - for standard output; .svg, .folded, .json and .txt choose the format
+    /// The file to write, or - for standard output; .svg, .html, .folded, .json and .txt choose the format
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
@@ -400,6 +400,7 @@ const REPORT_EXAMPLES: &str = "\
 Examples:
   sampler report                            which functions took the CPU time
   sampler report -o flame.svg               a flame graph for the browser
+  sampler report -o report.html             everything, to click through in the browser
   sampler report --weight off-cpu -f tree   where threads slept, by caller
   sampler report --by line --no-native      which lines of a script took the CPU time
   sampler report -f folded | less           for other tools, a stack per line";
@@ -585,6 +586,8 @@ pub enum FormatArg {
     Folded,
     /// An SVG to click through in a browser
     Flamegraph,
+    /// A page for the browser with all weights, threads and times, in one file (docs/html.md)
+    Html,
     /// Everything, for programs (docs/json.md)
     Json,
 }

@@ -170,6 +170,8 @@ pub enum Format {
     Folded,
     /// An SVG.
     Flamegraph,
+    /// A page.
+    Html,
     /// Everything.
     Json,
 }
@@ -275,7 +277,7 @@ pub enum UsageError {
     )]
     NoTarget,
     /// The format is to be told from an extension that tells nothing.
-    #[error("cannot tell the format from '{}': use .svg, .folded, .json or .txt, or say --format", .0.display())]
+    #[error("cannot tell the format from '{}': use .svg, .html, .folded, .json or .txt, or say --format", .0.display())]
     UnknownExtension(PathBuf),
     /// `--limit` for something without rows.
     #[error("--limit is for a table or a tree")]
@@ -378,6 +380,7 @@ impl ReportOptions {
             _ if args.limit.is_some() => return Err(UsageError::LimitWithoutRows),
             FormatArg::Folded => Format::Folded,
             FormatArg::Flamegraph => Format::Flamegraph,
+            FormatArg::Html => Format::Html,
             FormatArg::Json => Format::Json,
         };
         Ok(Self {
@@ -405,6 +408,7 @@ pub(super) fn format_of(path: &Path) -> Result<FormatArg, UsageError> {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
         "svg" => Ok(FormatArg::Flamegraph),
+        "html" | "htm" => Ok(FormatArg::Html),
         "folded" | "collapsed" => Ok(FormatArg::Folded),
         "json" => Ok(FormatArg::Json),
         "txt" => Ok(FormatArg::Table),

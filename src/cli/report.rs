@@ -12,7 +12,7 @@ use super::output_file;
 use super::pager::{Pager, PagerCommand};
 use crate::export::table::TableOptions;
 use crate::export::tree::TreeOptions;
-use crate::export::{View, flamegraph, folded, json, table, tree};
+use crate::export::{View, flamegraph, folded, html, json, table, tree};
 use crate::profile::{Profile, ProfileBuilder, ResolvedProfile};
 use crate::recording::{self, ReadOutcome};
 use crate::report::{By, FrameFilter, filter, resolve_by};
@@ -23,7 +23,11 @@ use crate::report::{By, FrameFilter, filter, resolve_by};
 /// When it cannot be read at all, or the report not be written. A recording that is damaged or was cut is shown as
 /// far as it can be read, and the report says so.
 pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
-    let recording = read_profile(&options.input)?;
+    let builder = match options.format {
+        Format::Html => ProfileBuilder::with_timeline(),
+        _ => ProfileBuilder::new(),
+    };
+    let recording = read_into(&options.input, builder)?;
     let by = match options.by_line {
         true => By::Line,
         false => By::Function,
@@ -64,8 +68,11 @@ pub struct ReadProfile {
 /// # Errors
 /// When nothing of it can be read.
 pub fn read_profile(input: &Input) -> anyhow::Result<ReadProfile> {
+    read_into(input, ProfileBuilder::new())
+}
+
+fn read_into(input: &Input, mut builder: ProfileBuilder) -> anyhow::Result<ReadProfile> {
     let (name, input) = open(input)?;
-    let mut builder = ProfileBuilder::new();
     let outcome = recording::read(input, &mut builder)
         .with_context(|| format!("cannot read the recording {name}"))?;
     Ok(ReadProfile {
@@ -156,6 +163,7 @@ fn write(
         ),
         Format::Folded => folded::write(profile, view, out),
         Format::Flamegraph => flamegraph::write(profile, view, out),
+        Format::Html => html::write(profile, options.weight, out),
         Format::Json => json::write(profile, out),
     }
 }

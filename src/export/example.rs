@@ -5,7 +5,7 @@ use std::io;
 
 use crate::profile::{
     End, FrameKind, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile, ResolvedThread,
-    StackWeights, Summary, WeightedStack,
+    StackId, StackWeights, Summary, WeightedStack,
 };
 
 /// What an export writes, as text.
@@ -88,6 +88,7 @@ fn stack(
     samples: u64,
 ) -> WeightedStack {
     WeightedStack {
+        recorded: StackId(0),
         frames: frames.to_vec(),
         thread,
         end,
@@ -124,6 +125,7 @@ pub(super) fn profile() -> ResolvedProfile {
             thread(4711, "./server --port 80", 4711, "server"),
             thread(4711, "./server --port 80", 4712, "worker; 1"),
         ],
+        timeline: None,
         summary: summary(),
         notes: vec!["no symbols for libx.so: it is stripped".into()],
     }

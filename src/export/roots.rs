@@ -35,6 +35,7 @@ pub(super) fn with_roots(profile: &ResolvedProfile, view: View) -> Cow<'_, Resol
         frames: rooted.frames,
         stacks,
         threads: profile.threads.clone(),
+        timeline: None,
         summary: profile.summary.clone(),
         notes: profile.notes.clone(),
     })

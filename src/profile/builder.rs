@@ -1,6 +1,7 @@
 //! A recording, added up in memory.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_unwind::interpreter::Function;
@@ -14,6 +15,7 @@ use super::stacks::{
     End, FrameKey, FunctionId, JitId, ModuleId, ProcessId, StackId, StackNode, StackTable, ThreadId,
 };
 use super::summary::Summary;
+use super::timeline::Timeline;
 
 /// How many observations wait at most for names of code that was compiled at run time: they are told until the next
 /// flush, a second later.
@@ -34,6 +36,8 @@ pub struct ProfileBuilder {
     process_ids: FxHashMap<i32, usize>,
     thread_ids: FxHashMap<(ProcessId, i32), ThreadId>,
     tallies: Vec<ThreadTally>,
+    /// When it was, if that was asked for.
+    timeline: Option<Timeline>,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +67,8 @@ pub struct Profile {
     pub table: StackTable,
     /// One entry for each stack of each thread, by thread.
     pub stacks: Vec<ThreadStack>,
+    /// When it was, if that was asked for.
+    pub timeline: Option<Arc<Timeline>>,
     /// What the recording held and had cost when it was last flushed.
     pub summary: Summary,
 }
@@ -99,9 +105,18 @@ impl ProfileBuilder {
         Self::default()
     }
 
+    /// One that also keeps when everything was, in bounded memory.
+    pub fn with_timeline() -> Self {
+        Self {
+            timeline: Some(Timeline::default()),
+            ..Self::default()
+        }
+    }
+
     /// Charges what was observed to the stacks, and gives the profile out.
     pub fn finish(mut self) -> Profile {
         self.take_waiting();
+        self.profile.timeline = self.timeline.take().map(Timeline::finished).map(Arc::new);
         let mut tallies = std::mem::take(&mut self.tallies);
         for (thread, tally) in (0..).map(ThreadId).zip(&mut tallies) {
             self.add_stacks(thread, tally);
@@ -130,8 +145,16 @@ impl ProfileBuilder {
             if self.anonymous.contains(&observation.stack) {
                 observation.stack = self.named_stack(&observation);
             }
-            if let Some(tally) = self.tallies.get_mut(observation.thread.index()) {
-                tally.observe(&observation);
+            self.observe(&observation);
+        }
+    }
+
+    /// Takes an observation whose stack has all the names it will have.
+    fn observe(&mut self, observation: &Observation) {
+        if let Some(tally) = self.tallies.get_mut(observation.thread.index()) {
+            tally.observe(observation);
+            if let Some(timeline) = &mut self.timeline {
+                timeline.observe(observation);
             }
         }
     }
@@ -347,12 +370,13 @@ impl SampleSink for ProfileBuilder {
         let stacks = self.profile.table.stacks().len();
         check(stack.index(), stacks, UnknownId::Stack(stack))?;
         let thread = observation.thread;
-        let tally = self
-            .tallies
-            .get_mut(thread.index())
-            .ok_or(UnknownId::Thread(thread))?;
+        check(
+            thread.index(),
+            self.tallies.len(),
+            UnknownId::Thread(thread),
+        )?;
         if self.waiting.is_empty() && !self.anonymous.contains(&stack) {
-            tally.observe(observation);
+            self.observe(observation);
             return Ok(());
         }
         self.waiting.push(*observation);

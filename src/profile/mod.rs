@@ -12,6 +12,7 @@ mod sample;
 mod sink;
 mod stacks;
 mod summary;
+mod timeline;
 
 pub use builder::{MappedModule, Profile, ProfileBuilder, ThreadStack};
 pub use call_tree::{
@@ -29,3 +30,4 @@ pub use stacks::{
     StackTable, ThreadId,
 };
 pub use summary::{FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
+pub use timeline::{TimeSlice, Timeline};

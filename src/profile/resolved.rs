@@ -1,11 +1,13 @@
 //! A profile with names: what every export reads.
 
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use sampler_unwind::interpreter::Language;
 
-use super::stacks::End;
+use super::stacks::{End, StackId};
 use super::summary::Summary;
+use super::timeline::Timeline;
 
 /// What kind of code a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -106,6 +108,8 @@ impl AddAssign for StackWeights {
 /// A stack of one thread with what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedStack {
+    /// Which stack of the recording it is: by this its times are found in [`ResolvedProfile::timeline`].
+    pub recorded: StackId,
     /// Positions in [`ResolvedProfile::frames`], outermost first.
     pub frames: Vec<u32>,
     /// Position in [`ResolvedProfile::threads`].
@@ -146,6 +150,8 @@ pub struct ResolvedProfile {
     pub stacks: Vec<WeightedStack>,
     /// All threads.
     pub threads: Vec<ResolvedThread>,
+    /// When it was, if that was asked for.
+    pub timeline: Option<Arc<Timeline>>,
     /// What the recording holds and what it cost.
     pub summary: Summary,
     /// What the reader must be told, each a line: modules without symbols, a recording that was cut.

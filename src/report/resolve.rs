@@ -34,6 +34,7 @@ pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> 
             .iter()
             .map(|thread| resolve_thread(profile, &commands, thread))
             .collect(),
+        timeline: profile.timeline.clone(),
         summary: profile.summary.clone(),
         ..ResolvedProfile::default()
     };
@@ -184,6 +185,7 @@ impl<'a> StackResolver<'a> {
         }
         resolved.reverse();
         Some(WeightedStack {
+            recorded: stack,
             frames: resolved,
             thread: thread.0,
             end,

@@ -231,7 +231,7 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{End, ResolvedFrame, ResolvedThread};
+    use crate::profile::{End, ResolvedFrame, ResolvedThread, StackId};
 
     fn frame(function: &str, line: u32, kind: FrameKind) -> ResolvedFrame {
         ResolvedFrame {
@@ -247,6 +247,7 @@ mod tests {
 
     fn stack(frames: &[u32], cpu_ns: u64, wall_ns: u64) -> WeightedStack {
         WeightedStack {
+            recorded: StackId(0),
             frames: frames.to_vec(),
             thread: 0,
             end: End::Complete,
@@ -281,7 +282,7 @@ mod tests {
                 wall_ns,
                 ..Summary::default()
             },
-            notes: Vec::new(),
+            ..ResolvedProfile::default()
         }
     }
 

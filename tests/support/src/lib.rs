@@ -5,6 +5,7 @@
 //! `ready`, a file is waited for through inotify, and whatever hangs is killed by a watchdog and fails its test.
 
 mod bare_cycle;
+mod browser;
 mod dump;
 mod fixture;
 mod need;
@@ -14,6 +15,7 @@ mod target;
 mod watchdog;
 
 pub use bare_cycle::{STACK_BYTES, bare_cycle};
+pub use browser::Browser;
 pub use dump::{Dump, DumpFrame, Group};
 pub use fixture::{RECIPES, Recipe, Tool, fixture, fixtures_dir, repository};
 pub use need::{PACKAGES, installed, need, need_root};

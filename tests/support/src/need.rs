@@ -6,6 +6,7 @@ use std::path::PathBuf;
 /// (`tests/tidy.rs` checks that).
 pub const PACKAGES: &[(&str, &str)] = &[
     ("bash", "bash"),
+    ("chromium", "chromium"),
     ("dwp", "binutils"),
     ("dwz", "dwz"),
     ("g++", "g++"),
