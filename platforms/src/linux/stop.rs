@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::abilities::{Abilities, StopWay};
 use super::late_stop::{self, LateStop};
 use super::proc::stat::{self, ProcState};
 use super::proc::status;
 use super::stop_kind::StopKind;
 use super::stopped_thread::StoppedThread;
-use super::{deadline, ptrace, strays};
+use super::{by_signal, deadline, ptrace, strays};
 use crate::{Pid, Tid};
 
 /// How long to sleep between two looks where the kernel has no timer to interrupt a blocking wait with.
@@ -85,6 +86,8 @@ pub fn prepare_sampling_thread() -> Result<(), Errno> {
     // SAFETY: PR_SET_TIMERSLACK takes a number and touches no memory.
     let answer = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
     Errno::result(answer)?;
+    // Not while a thread stands still.
+    let _found_out = Abilities::here();
     // Without the right to it, samples are as good as they are on a machine with an idle CPU.
     let _as_before = run_when_woken();
     let has_timer = deadline::arm(Duration::from_secs(1));
@@ -123,7 +126,8 @@ fn run_when_woken() -> Result<(), Errno> {
     Errno::result(answer).map(drop)
 }
 
-/// Seizes `tid`, interrupts it, and waits for it to stop, at most until `within` has passed.
+/// Seizes `tid`, interrupts it, and waits for it to stop, at most until `within` has passed. Where the kernel does not
+/// let us seize threads they are attached to: see [`StopWay`].
 ///
 /// For the first part of that, `spin`, it asks again and again rather than sleep: on another CPU a thread stops within
 /// a few microseconds, and being woken takes longer than that (measured on virtual CPUs: a cycle of 53 µs instead of
@@ -153,10 +157,12 @@ fn seize_and_wait(
         // The kernel may wait for one of these to be waited for before it lets us seize another.
         deadline::arm(within);
     }
-    seize(tid)?;
+    let way = begin(tid)?;
     let asked = Instant::now();
-    // It can fail only for a thread that is being killed, which the wait reports.
-    let _killed = ptrace::interrupt(tid);
+    if way == StopWay::Interrupt {
+        // It can fail only for a thread that is being killed, which the wait reports.
+        let _killed = ptrace::interrupt(tid);
+    }
     match wait(tid, asked, within, spin) {
         Ok(Some(kind)) => reported(tid, kind, asked),
         Ok(None) => Err(StopFailure::Late(LateStop::new(tid))),
@@ -170,13 +176,23 @@ fn seize_and_wait(
     }
 }
 
-fn seize(tid: Tid) -> Result<(), StopFailure> {
+/// Begins to trace `tid`. Attached to, it is asked to stop at once.
+fn begin(tid: Tid) -> Result<StopWay, StopFailure> {
     /// How often to try, where another tracer has let the thread go by the time we ask who it was.
     const TRIES: usize = 3;
+    let here = Abilities::here();
+    let way = here.stop_way().ok_or(StopFailure::Denied {
+        tid,
+        errno: here.seize.err().unwrap_or(Errno::EPERM),
+    })?;
     let mut tries = 1..=TRIES;
     loop {
-        let Err(errno) = ptrace::seize(tid) else {
-            return Ok(());
+        let answer = match way {
+            StopWay::Interrupt => ptrace::seize(tid),
+            StopWay::Signal => ptrace::attach(tid),
+        };
+        let Err(errno) = answer else {
+            return Ok(way);
         };
         tries.next();
         match refused(tid, errno) {
@@ -195,7 +211,7 @@ fn wait(
 ) -> Result<Option<StopKind>, Errno> {
     let spin = spin.min(within);
     while asked.elapsed() < spin {
-        if let Some(kind) = ptrace::wait(tid, libc::WNOHANG)? {
+        if let Some(kind) = by_signal::wait(tid, libc::WNOHANG)? {
             return Ok(Some(kind));
         }
         std::hint::spin_loop();
@@ -208,9 +224,9 @@ fn wait(
 fn wait_until(tid: Tid, end: Instant, timer: bool) -> Result<Option<StopKind>, Errno> {
     loop {
         let answer = if timer {
-            ptrace::wait(tid, 0)
+            by_signal::wait(tid, 0)
         } else {
-            ptrace::wait(tid, libc::WNOHANG)
+            by_signal::wait(tid, libc::WNOHANG)
         };
         match answer {
             Ok(Some(kind)) => return Ok(Some(kind)),
@@ -229,7 +245,7 @@ fn reported(tid: Tid, kind: StopKind, asked: Instant) -> Result<StoppedThread, S
     }
 }
 
-/// Why PTRACE_SEIZE said `errno`. `EPERM` has many meanings (ptrace(2)), one of which is a thread on its way out.
+/// Why PTRACE_SEIZE or PTRACE_ATTACH said `errno`. `EPERM` has many meanings (ptrace(2)), one of which is a thread on its way out.
 fn refused(tid: Tid, errno: Errno) -> StopFailure {
     match errno {
         Errno::ESRCH => StopFailure::Gone { tid },
