@@ -14,9 +14,9 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::gettid;
 use sampler_unwind::{Avma, MemoryReader, ReadError};
 
-use super::process_memory::ProcessMemory;
 use super::proc::schedstat;
 use super::proc::task::{ThreadFiles, ThreadReadError};
+use super::process_memory::ProcessMemory;
 use super::{deadline, ptrace};
 use crate::{Pid, Tid};
 
@@ -196,12 +196,17 @@ fn try_file(name: &str) -> Result<String, Errno> {
 fn try_timer() -> Ability {
     let has_timer = deadline::arm(std::time::Duration::from_secs(1));
     deadline::disarm();
-    if has_timer { Ok(()) } else { Err(Errno::ENOSYS) }
+    if has_timer {
+        Ok(())
+    } else {
+        Err(Errno::ENOSYS)
+    }
 }
 
 fn try_pidfd_open() -> Ability {
+    let own = nix::unistd::getpid().as_raw();
     // SAFETY: takes numbers only. See pidfd_open(2).
-    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, own, 0) };
     let descriptor = i32::try_from(Errno::result(answer)?).map_err(|_| Errno::EBADF)?;
     // SAFETY: the descriptor was just made, and nobody else knows of it.
     let _closed = unsafe { libc::close(descriptor) };
@@ -239,17 +244,30 @@ mod tests {
         assert_eq!(ALL.stop_way(), Some(StopWay::Interrupt));
         let by_signal = Abilities { seize: none, ..ALL };
         assert_eq!(by_signal.stop_way(), Some(StopWay::Signal));
-        let no_stop = Abilities { attach: none, ..by_signal };
+        let no_stop = Abilities {
+            attach: none,
+            ..by_signal
+        };
         assert_eq!(no_stop.stop_way(), None);
 
         assert_eq!(ALL.memory_way(), Some(MemoryWay::Call));
-        let by_file = Abilities { process_vm_readv: none, ..ALL };
+        let by_file = Abilities {
+            process_vm_readv: none,
+            ..ALL
+        };
         assert_eq!(by_file.memory_way(), Some(MemoryWay::File));
         assert!(by_file.can_read_sleepers());
-        let by_words = Abilities { memory_file: none, ..by_file };
+        let by_words = Abilities {
+            memory_file: none,
+            ..by_file
+        };
         assert_eq!(by_words.memory_way(), Some(MemoryWay::Words));
         assert!(!by_words.can_read_sleepers());
-        let nothing = Abilities { seize: none, attach: none, ..by_words };
+        let nothing = Abilities {
+            seize: none,
+            attach: none,
+            ..by_words
+        };
         assert_eq!(nothing.memory_way(), None);
     }
 

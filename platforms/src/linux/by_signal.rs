@@ -71,9 +71,9 @@ fn meaning(signal: i32, (code, sender): (i32, i32)) -> Meaning {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::proc::stat::{self, ProcState};
     use crate::linux::stopped_thread::StoppedThread;
     use crate::linux::testing::{Target, wait_until};
-    use crate::linux::proc::stat::{self, ProcState};
     use std::time::Instant;
 
     #[test]
@@ -82,8 +82,14 @@ mod tests {
         assert_eq!(meaning(libc::SIGSTOP, (libc::SI_USER, 0)), Meaning::Ours);
         assert_eq!(meaning(libc::SIGSTOP, (libc::SI_TKILL, 7)), Meaning::Merged);
         assert_eq!(meaning(libc::SIGTRAP, (libc::SI_USER, 7)), Meaning::Exec);
-        assert_eq!(meaning(libc::SIGTRAP, (libc::SI_KERNEL, 0)), Meaning::Another);
-        assert_eq!(meaning(libc::SIGALRM, (libc::SI_KERNEL, 0)), Meaning::Another);
+        assert_eq!(
+            meaning(libc::SIGTRAP, (libc::SI_KERNEL, 0)),
+            Meaning::Another
+        );
+        assert_eq!(
+            meaning(libc::SIGALRM, (libc::SI_KERNEL, 0)),
+            Meaning::Another
+        );
     }
 
     /// Attaches as [`crate::linux::stop`] does where it has no other way.

@@ -71,7 +71,8 @@ impl ProcessMemory {
 
     fn descend_to(&self, way: MemoryWay) {
         let position = (0u8..).zip(WAYS).find(|(_, other)| *other == way);
-        self.way.store(position.map_or(0, |(at, _)| at), Ordering::Relaxed);
+        self.way
+            .store(position.map_or(0, |(at, _)| at), Ordering::Relaxed);
     }
 
     /// For as long as the answer lives, reads go through `stopped`, one of the process's threads, where words are the
@@ -310,10 +311,18 @@ mod tests {
     fn check(test: impl Fn(&ProcessMemory)) {
         let memory = ProcessMemory::new(own_pid());
         test(&memory);
-        assert_eq!(memory.way(), MemoryWay::Call, "process_vm_readv was refused here");
+        assert_eq!(
+            memory.way(),
+            MemoryWay::Call,
+            "process_vm_readv was refused here"
+        );
         memory.descend_to(MemoryWay::File);
         test(&memory);
-        assert_eq!(memory.way(), MemoryWay::File, "/proc/PID/mem was refused here");
+        assert_eq!(
+            memory.way(),
+            MemoryWay::File,
+            "/proc/PID/mem was refused here"
+        );
     }
 
     #[test]

@@ -59,6 +59,13 @@ pub enum StopFailure {
         /// Which thread.
         tid: Tid,
     },
+    /// It sleeps uninterruptibly, and a signal that would stop its whole process is not to wait for it: see
+    /// [`StopWay::Signal`].
+    #[error("thread {tid} sleeps uninterruptibly")]
+    Uninterruptible {
+        /// Which thread.
+        tid: Tid,
+    },
     /// The kernel answered something that is none of the above.
     #[error("cannot stop thread {tid}: {errno}")]
     Failed {
@@ -103,26 +110,24 @@ pub fn prepare_sampling_thread() -> Result<(), Errno> {
 /// is refused by niceness.
 fn run_when_woken() -> Result<(), Errno> {
     const NICE: i32 = -10;
-    let priority = libc::sched_param { sched_priority: 1 };
-    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: 0 is the calling thread; `priority` is only read. See sched_setscheduler(2).
-    let answer = unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
-    if answer == 0 {
+    if set_policy(libc::SCHED_FIFO, 1).is_ok() {
         return Ok(());
     }
-    let ordinary = libc::sched_param { sched_priority: 0 };
     // Niceness is inherited too, unless the policy says not to.
-    // SAFETY: as above.
-    let answer = unsafe {
-        libc::sched_setscheduler(
-            0,
-            libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK,
-            &raw const ordinary,
-        )
-    };
-    Errno::result(answer)?;
+    set_policy(libc::SCHED_OTHER, 0)?;
     // SAFETY: takes numbers only. On Linux the niceness is a thread's, and 0 the calling one (setpriority(2)).
     let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    Errno::result(answer).map(drop)
+}
+
+/// Gives the calling thread this policy, and its children the ordinary one. Not by the C library's function, which musl
+/// has only to say that it has none.
+fn set_policy(policy: i32, priority: i32) -> Result<(), Errno> {
+    let policy = policy | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: 0 is the calling thread; the last argument is only read, and sched_param is one int to the kernel. See
+    // sched_setscheduler(2).
+    let answer =
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) };
     Errno::result(answer).map(drop)
 }
 
@@ -185,6 +190,9 @@ fn begin(tid: Tid) -> Result<StopWay, StopFailure> {
         tid,
         errno: here.seize.err().unwrap_or(Errno::EPERM),
     })?;
+    if way == StopWay::Signal && is_uninterruptible(tid) {
+        return Err(StopFailure::Uninterruptible { tid });
+    }
     let mut tries = 1..=TRIES;
     loop {
         let answer = match way {
@@ -200,6 +208,11 @@ fn begin(tid: Tid) -> Result<StopWay, StopFailure> {
             failure => return Err(failure),
         }
     }
+}
+
+/// Whether it could not take a signal now. Should we end before it does, the SIGSTOP would stop its process for good.
+fn is_uninterruptible(tid: Tid) -> bool {
+    stat::read(Pid(tid.0)).is_ok_and(|stat| stat.state == ProcState::DiskSleep)
 }
 
 /// The next report about `tid`, or `None` once `within` has passed since `asked`.

@@ -146,6 +146,7 @@ pub const RECIPES: &[Recipe] = &[
     recipe("bursts", "bursts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("counts", "counts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("rt_signals", "rt_signals.c", Tool::Gcc, "-O2 -g -pthread"),
+    recipe("without", "without.c", Tool::Gcc, "-O2 -g"),
     recipe("stopped", "stopped.c", Tool::Gcc, "-O2 -g"),
     recipe("sixteen", "sixteen.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("vforks", "vforks.c", Tool::Gcc, "-O2 -g -pthread"),

@@ -79,10 +79,14 @@ mod tests {
 
     #[test]
     fn a_sleeper_has_lost_its_cpu_as_often_as_it_got_one() {
-        let stat = |state| format!("7 (a) b) {state} 1 7 7 0 -1 0 0 0 0 0 25 5 0 0 20 0 1 0 99 0\n");
+        let stat =
+            |state| format!("7 (a) b) {state} 1 7 7 0 -1 0 0 0 0 0 25 5 0 0 20 0 1 0 99 0\n");
         let status = b"Name:\ta\nvoluntary_ctxt_switches:\t40\nnonvoluntary_ctxt_switches:\t2\n";
         let counted = |state| stand_in(stat(state).as_bytes(), status).unwrap();
-        assert_eq!((counted("S").cpu_ns, counted("S").timeslices), (300_000_000, 42));
+        assert_eq!(
+            (counted("S").cpu_ns, counted("S").timeslices),
+            (300_000_000, 42)
+        );
         assert_eq!(counted("R").timeslices, 43);
         assert!(stand_in(stat("S").as_bytes(), b"Name:\ta\n").is_err());
         assert!(stand_in(b"7 (a) S 1", status).is_err());
