@@ -208,6 +208,13 @@ pub struct RecordArgs {
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_pause, allow_hyphen_values = true)]
     pub max_pause: Duration,
 
+    /// Stop no thread, not even one that runs
+    ///
+    /// Sleeping threads are seen whole all the same. Of running ones only the frames of Python are seen, read while they
+    /// run on; their machine code and their system calls are not. CPU time is right all the same.
+    #[arg(long)]
+    pub no_stop: bool,
+
     /// Whose frames to look for inside the native stack: none, auto (all that there are), or some of lua,python
     ///
     /// Frames of interpreted code take the place of the interpreter's own; what it calls and what calls it is shown

@@ -86,6 +86,7 @@ fn profile(pid: Pid) -> anyhow::Result<ResolvedProfile> {
         rate_hz: RATE_HZ,
         stack_bytes_max: STACK_BYTES_MAX_DEFAULT,
         languages: Languages::NONE,
+        may_stop: true,
     };
     let mut recorder = Recorder::new(settings, Selection::command(pid), &mut sink)?;
     recorder.run(|_, _| (interrupts::requested() > 0).then_some(Over::Interrupted))?;

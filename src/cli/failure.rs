@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use sampler_platforms::linux::abilities::{self, Rung};
 use sampler_platforms::linux::permission::{self, DeniedBy};
 use sampler_platforms::linux::proc::task::{ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{names, status};
@@ -49,17 +50,33 @@ pub fn check(pid: Pid) -> anyhow::Result<()> {
         let by = DeniedBy::Tracer { tracer, name };
         return Err(Failure::Denied { pid, by }.into());
     }
-    match ThreadFiles::new(pid, tid).syscall() {
-        Err(ThreadReadError::Denied(error)) => {
-            let errno = error.raw_os_error().map_or(Errno::EPERM, Errno::from_raw);
-            Err(Failure::Denied {
-                pid,
-                by: permission::why(pid, tid, errno),
-            }
-            .into())
+    if let Err(ThreadReadError::Gone) = ThreadFiles::new(pid, tid).syscall() {
+        return Err(TargetError::NoSuchProcess { pid }.into());
+    }
+    match abilities::rung(pid, tid, true) {
+        Rung::States => {
+            let by = permission::why(pid, tid, Errno::EPERM);
+            Err(Failure::Denied { pid, by }.into())
         }
-        Err(ThreadReadError::Gone) => Err(TargetError::NoSuchProcess { pid }.into()),
-        Ok(_) | Err(_) => Ok(()),
+        Rung::Stops | Rung::Reads => Ok(()),
+    }
+}
+
+/// Whether process `pid` is there, for a recording that makes do with what everybody may know of it: if no more than
+/// that may be known, `Some` says why.
+///
+/// # Errors
+/// [`TargetError`], or [`Failure::Denied`] when another tracer has it, which may let it go.
+pub fn check_states(pid: Pid) -> anyhow::Result<Option<Failure>> {
+    let Err(error) = check(pid) else {
+        return Ok(None);
+    };
+    match error.downcast::<Failure>()? {
+        Failure::Denied {
+            by: by @ DeniedBy::Tracer { .. },
+            ..
+        } => Err(Failure::Denied { pid, by }.into()),
+        denied => Ok(Some(denied)),
     }
 }
 
@@ -103,7 +120,12 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
     if leaves_partial_file(error) {
         return Some("what was recorded before can be read: sampler report FILE.partial");
     }
-    match error.downcast_ref::<Failure>()? {
+    hint_for(error.downcast_ref()?)
+}
+
+/// The same for one of these.
+pub fn hint_for(failure: &Failure) -> Option<&'static str> {
+    match failure {
         Failure::Denied { by, .. } => by.hint(),
         Failure::NoSuchCgroup(_) => Some(
             "give a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup of a process that runs",

@@ -87,6 +87,8 @@ pub struct RecordOptions {
     pub pause_max: Duration,
     /// The languages whose frames are looked for, besides machine code.
     pub languages: Languages,
+    /// Whether running threads may be stopped.
+    pub may_stop: bool,
     /// Whether to show neither progress nor a summary.
     pub quiet: bool,
 }
@@ -324,6 +326,7 @@ impl RecordOptions {
             max_overhead: args.max_overhead.0,
             pause_max: args.max_pause,
             languages: args.lang.0,
+            may_stop: !args.no_stop,
             quiet,
         })
     }

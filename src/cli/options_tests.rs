@@ -54,6 +54,7 @@ fn a_recording_has_defaults() {
             max_overhead: Some(0.02),
             pause_max: Duration::from_millis(1),
             languages: Languages::ALL,
+            may_stop: true,
             quiet: false,
         }
     );

@@ -45,7 +45,9 @@ pub fn run(options: &RecordOptions, messages: &mut impl Write) -> anyhow::Result
         Target::Pids(pids) => {
             let pids: Vec<Pid> = pids.iter().copied().map(Pid).collect();
             for &pid in &pids {
-                failure::check(pid)?;
+                if let Some(denied) = failure::check_states(pid)? {
+                    tell_denied(&denied, messages);
+                }
             }
             attach(options, Selection::processes(&pids), &pids, messages)
         }
@@ -86,6 +88,17 @@ fn attach(
         Err(Failure::NoSamples { missed }.into())
     } else {
         Ok(Exit::Ok)
+    }
+}
+
+/// Says that of a process only the little that everybody may know will be recorded, and why.
+fn tell_denied(denied: &Failure, messages: &mut impl Write) {
+    say(
+        messages,
+        &format!("{denied}; recording only which of its threads run, and their CPU time"),
+    );
+    if let Some(hint) = failure::hint_for(denied) {
+        let _unheard = writeln!(messages, "  hint: {hint}");
     }
 }
 
@@ -342,6 +355,7 @@ impl Session<'_> {
             max_overhead: options.max_overhead,
             pause_max: options.pause_max,
             languages: options.languages,
+            may_stop: options.may_stop,
         };
         let selection = selection.with_subprocesses(options.subprocesses);
         let mut recorder = Recorder::new(settings, selection, &mut writer)?;

@@ -148,6 +148,7 @@ fn sample(
         max_overhead: options.max_overhead,
         pause_max: PAUSE_MAX_DEFAULT,
         languages: options.languages,
+        may_stop: true,
     };
     let mut recorder = Recorder::new(settings, selection, &mut writer)?;
     if let Some(names) = names {

@@ -79,7 +79,9 @@ pub(super) fn examine(pid: Pid, place: Place, symbolizer: &mut FileSymbolizer) -
 }
 
 fn program(pid: Pid) -> Check {
-    let threads = task::TaskCount::new(pid).read().map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX));
+    let threads = task::TaskCount::new(pid)
+        .read()
+        .map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX));
     let threads = counted(threads, "thread");
     match names::executable(pid) {
         Ok((path, false)) => Check::ok("program", format!("{}, {threads}", path.display())),

@@ -1,6 +1,6 @@
 //! A profile made by hand: what the exports are tested with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::profile::{
@@ -165,6 +165,7 @@ pub(super) fn summary() -> Summary {
             thread_stopped: 0.004_4,
             sampler_cpu: 0.012,
         },
+        fallbacks: BTreeSet::new(),
     }
 }
 

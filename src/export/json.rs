@@ -1,14 +1,14 @@
 //! Everything, for programs. docs/json.md describes it; what is written here is what it promises.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use sampler_unwind::interpreter::Language;
 use serde::ser::{Serialize, Serializer};
 
 use crate::profile::{
-    End, FrameKind, FramesLost, LeftOut, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile,
-    ResolvedThread, StackWeights, Summary, WeightedStack,
+    End, Fallback, FrameKind, FramesLost, LeftOut, Missed, Overhead, PauseNs, ResolvedFrame,
+    ResolvedProfile, ResolvedThread, StackWeights, Summary, WeightedStack,
 };
 
 /// Counts up when a key changes its meaning or goes; a new key is no new version.
@@ -69,6 +69,7 @@ struct SummaryKeys<'a> {
     rate_hz_achieved: f64,
     complete_ratio: f64,
     overhead: Overhead,
+    fallbacks: &'a BTreeSet<Fallback>,
 }
 
 impl<'a> From<&'a Summary> for SummaryKeys<'a> {
@@ -96,6 +97,7 @@ impl<'a> From<&'a Summary> for SummaryKeys<'a> {
             rate_hz_achieved: summary.rate_hz_achieved,
             complete_ratio: summary.complete_ratio,
             overhead: summary.overhead,
+            fallbacks: &summary.fallbacks,
         }
     }
 }
@@ -305,6 +307,7 @@ mod tests {
             "rate_hz_achieved",
             "complete_ratio",
             "overhead",
+            "fallbacks",
         ];
         promised.sort_unstable();
         assert_eq!(keys, promised);

@@ -29,5 +29,5 @@ pub use stacks::{
     End, FrameId, FrameKey, FunctionId, JitId, ModuleId, NodeId, ProcessId, StackId, StackNode,
     StackTable, ThreadId,
 };
-pub use summary::{FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
+pub use summary::{Fallback, FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
 pub use timeline::{TimeSlice, Timeline};

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use sampler_platforms::linux::abilities::{MemoryWay, Rung};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState};
 use sampler_platforms::linux::proc::syscall::SyscallState;
@@ -19,11 +20,11 @@ use sampler_unwind::interpreter::{
     Interpreters, Lost, Segments, ThreadContext, VolatileBuffer, VolatileCopy, WalkedAll,
 };
 use sampler_unwind::{
-    Arch, Avma, MergedFrame, Modules, ReadError, Registers, Stack, Unwinder, merge,
+    Arch, Avma, MergedFrame, Modules, ReadError, Registers, Stack, StackEnd, Unwinder, merge,
 };
 
 use super::costs::Costs;
-use super::stack_copy::{InterpreterMemory, StackCopy, WalkMemory};
+use super::stack_copy::{self, InterpreterMemory, StackCopy, WalkMemory};
 use super::stack_plan::{StackMappings, StackPlan};
 use super::thread::{Lateness, Thread};
 use crate::profile::{FrameKey, Missed, ThreadState};
@@ -60,6 +61,8 @@ pub(super) struct ProcessView<'a> {
     pub stacks: &'a StackMappings,
     /// An address on the main thread's stack.
     pub main_stack: Option<Avma>,
+    /// How much can be had of it.
+    pub rung: Rung,
 }
 
 /// What the last look found, besides what it is made of.
@@ -73,6 +76,16 @@ pub(super) struct Looked {
     pub merged: Vec<MergedFrame>,
     /// What came of the search for interpreted ones.
     pub walked: WalkedAll,
+}
+
+impl Looked {
+    fn clear(&mut self) {
+        self.stack.frames.clear();
+        self.stack.end = StackEnd::DidNotAdvance;
+        self.segments.clear();
+        self.merged.clear();
+        self.walked = WalkedAll::default();
+    }
 }
 
 /// What a look found, besides the stack in [`Looker::stack`].
@@ -89,6 +102,13 @@ pub(super) struct Seen {
     pub was_waiting_for_cpu: bool,
     /// The scheduler's accounts that go with it.
     pub sched: SchedStat,
+}
+
+impl Seen {
+    /// Whether there is a native stack to be judged by.
+    pub(super) fn has_stack(self) -> bool {
+        !matches!(self.kernel, Some(FrameKey::NotStopped | FrameKey::Asleep))
+    }
 }
 
 /// The system call a sleeping thread is in.
@@ -193,20 +213,32 @@ impl Looker {
         mut sched: SchedStat,
         costs: &mut Costs,
     ) -> Result<Seen, Unseen> {
+        if process.rung == Rung::States {
+            return self.look_from_afar(thread, sched);
+        }
         if !interpreters.is_empty() {
             self.context.namespace_tid = thread.namespace_tid();
         }
         for attempt in 1..=SLEEPER_TRIES {
             let state = thread.files.syscall().map_err(unseen)?;
             let (pc, sp) = match state {
-                SyscallState::Running => {
+                SyscallState::Running if process.rung == Rung::Stops => {
                     return self.look_at_running(process, interpreters, thread, sched, costs);
+                }
+                SyscallState::Running => {
+                    return self.look_unstopped(process, interpreters, thread, sched, costs);
+                }
+                SyscallState::Hidden => {
+                    return self.look_at_hidden(process, interpreters, thread, sched, costs);
                 }
                 SyscallState::Blocked { pc, sp, .. }
                 | SyscallState::BlockedOutsideSyscall { pc, sp } => (pc, sp),
             };
             if sp == Avma(0) {
                 return Err(Unseen::Ended);
+            }
+            if process.memory.way() == MemoryWay::Words {
+                return self.look_at_hidden(process, interpreters, thread, sched, costs);
             }
             if thread.has_not_run_since_let_go(sched) {
                 return Err(Unseen::Missed(Missed::NotScheduled));
@@ -227,7 +259,7 @@ impl Looker {
                     sched = after;
                     continue;
                 }
-                costs.read_asleep();
+                costs.read_unstopped();
                 return Ok(asleep(process.pid, thread.tid, state, after));
             }
             sched = after;
@@ -306,6 +338,7 @@ impl Looker {
         if let Some(own) = own_stack(process, thread.tid, Some(&registers)) {
             thread.plan.settle(own, process.stacks);
         }
+        let _readable = process.memory.through(stopped);
         let sp = registers.registers.sp().unwrap_or_default();
         self.copy_stack(process, &thread.plan, sp, || Instant::now() < until)
             .map_err(unreadable)?;
@@ -345,7 +378,11 @@ impl Looker {
     ) -> Result<(), ReadError> {
         let plan = plan.plan(sp, Arch::X86_64.red_zone_bytes, process.stacks);
         let read = |regions: [(Avma, &mut [u8]); 2]| process.memory.read_regions(regions);
-        self.copy.fill(&plan, read, may_go_on)
+        let piece_bytes = match process.memory.way() {
+            MemoryWay::Call | MemoryWay::File => stack_copy::PIECE_BYTES,
+            MemoryWay::Words => stack_copy::PIECE_BYTES_BY_WORDS,
+        };
+        self.copy.fill(&plan, piece_bytes, read, may_go_on)
     }
 
     /// Walks what was copied last: for the first time, or once more with modules that were not known then.
@@ -452,7 +489,9 @@ fn not_stopped(
             thread.will_stop(late, asked_ns, before, clock::monotonic_ns());
             Unseen::Missed(Missed::NotScheduled)
         }
-        StopFailure::Executing { .. } => Unseen::Missed(Missed::NotScheduled),
+        StopFailure::Executing { .. } | StopFailure::Uninterruptible { .. } => {
+            Unseen::Missed(Missed::NotScheduled)
+        }
         StopFailure::AlreadyTraced { .. } => Unseen::Missed(Missed::Traced),
         StopFailure::Denied { .. } => Unseen::Missed(Missed::Denied),
         StopFailure::Failed { .. } => Unseen::Missed(Missed::Unreadable),
@@ -516,6 +555,8 @@ fn unreadable(error: ReadError) -> Unseen {
         ReadError::Unmapped(_) | ReadError::NotCopied(_) => Unseen::Missed(Missed::Unreadable),
     }
 }
+
+mod otherwise;
 
 #[cfg(test)]
 #[path = "look_tests.rs"]

@@ -25,6 +25,7 @@ fn process_of(target: &Target) -> TargetProcess {
             stack_bytes_max: STACK_BYTES_MAX,
             max_overhead: None,
             languages: Languages::NONE,
+            may_stop: true,
         },
         sink,
     )

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
+use sampler_platforms::linux::abilities::{self, Abilities, MemoryWay, Rung, StopWay};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState, Stat};
 use sampler_platforms::linux::proc::syscall::SyscallState;
@@ -26,7 +27,9 @@ use super::overhead::Pauses;
 use super::process_table::Kin;
 use super::stack_plan::StackPlan;
 use super::thread::Thread;
-use crate::profile::{Birth, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo};
+use crate::profile::{
+    Birth, Fallback, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
+};
 
 /// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
 const CLOCK_PARTS: u64 = 1000;
@@ -56,6 +59,8 @@ pub(super) struct ProcessSettings {
     pub max_overhead: Share,
     /// The languages whose frames are looked for.
     pub languages: Languages,
+    /// Whether threads may be stopped, where that is possible.
+    pub may_stop: bool,
 }
 
 /// A process that is being sampled.
@@ -74,6 +79,8 @@ pub(super) struct TargetProcess {
     /// What lies where in it.
     space: AddressSpace,
     interpreters: Interpreters,
+    /// How much can be had of it.
+    rung: Rung,
     stack_bytes_max: usize,
     /// How much of its time a thread may stand still because of us.
     max_overhead: Share,
@@ -139,6 +146,7 @@ impl TargetProcess {
             memory: probed_memory(living),
             space: AddressSpace::default(),
             interpreters: Interpreters::of(settings.languages),
+            rung: abilities::rung(pid, Tid(living.0), settings.may_stop),
             stack_bytes_max: settings.stack_bytes_max,
             max_overhead: settings.max_overhead,
             go_on_at: 0,
@@ -169,8 +177,35 @@ impl TargetProcess {
             modules: self.space.modules(),
             stacks: self.space.stacks(),
             main_stack: self.space.main_stack(),
+            rung: self.rung,
         };
         (view, &mut self.interpreters, &mut self.threads)
+    }
+
+    /// What it is recorded by for want of something better.
+    pub(super) fn fallbacks(&self) -> impl Iterator<Item = Fallback> {
+        let here = Abilities::here();
+        let (way, rung) = (self.memory.way(), self.rung);
+        let is_read = rung != Rung::States;
+        let is_stopped = rung == Rung::Stops;
+        let in_use = [
+            (Fallback::MemoryByFile, is_read && way == MemoryWay::File),
+            (Fallback::MemoryByWords, is_read && way == MemoryWay::Words),
+            (
+                Fallback::StopsBySignal,
+                is_stopped && here.stop_way() == Some(StopWay::Signal),
+            ),
+            (
+                Fallback::SleepersStopped,
+                is_stopped && (here.syscall_file.is_err() || way == MemoryWay::Words),
+            ),
+            (Fallback::CpuByTicks, here.sched_stat.is_err()),
+            (Fallback::StopsPolled, is_stopped && here.timer.is_err()),
+            (Fallback::NoStops, rung == Rung::Reads),
+            (Fallback::StatesOnly, rung == Rung::States),
+        ];
+        let in_use = in_use.into_iter().filter(|(_, is_used)| *is_used);
+        in_use.map(|(fallback, _)| fallback)
     }
 
     /// What it and its threads have used until now is not part of the recording: finding them has taken its time.
@@ -580,6 +615,11 @@ fn has_exited(files: &mut ThreadFiles) -> bool {
     match files.syscall() {
         Ok(SyscallState::BlockedOutsideSyscall { sp, .. }) => sp == Avma(0),
         Err(ThreadReadError::Gone) => true,
+        // Who may not ask where it stands may ask whether it lives.
+        Err(ThreadReadError::Denied(_)) => {
+            let state = files.state();
+            matches!(state, Ok(ProcState::Zombie | ProcState::Dead))
+        }
         Ok(_) | Err(_) => false,
     }
 }

@@ -59,6 +59,9 @@ pub struct RecordSettings {
     pub pause_max: Duration,
     /// The languages whose frames are looked for, besides machine code.
     pub languages: Languages,
+    /// Whether running threads may be stopped. What is seen of them without is little: see
+    /// [`Rung`](sampler_platforms::linux::abilities::Rung).
+    pub may_stop: bool,
 }
 
 /// Why a recording is over.

@@ -73,6 +73,7 @@ pub fn snapshot<S: SampleSink>(
         stack_bytes_max,
         max_overhead: None,
         languages,
+        may_stop: true,
     };
     let mut process = TargetProcess::new(pid, None, Baseline::Now, settings, sink)?;
     process.find_threads(began_ns, Baseline::Now, sink)?;
@@ -80,6 +81,7 @@ pub fn snapshot<S: SampleSink>(
     process.refresh_mappings(&mut images, sink)?;
     let mut looker = Looker::new(stack_bytes_max, PAUSE_MAX, STOP_WITHIN);
     let mut costs = Costs::default();
+    costs.fallbacks.extend(process.fallbacks());
     let mut functions = FunctionIds::default();
     let mut threads = Vec::new();
     for at in 0..process.threads.len() {
@@ -89,9 +91,11 @@ pub fn snapshot<S: SampleSink>(
         let look = match seen {
             Ok(seen) => {
                 // Libraries come and go while threads are looked at.
-                process.check(&looker.looked().stack);
+                if seen.has_stack() {
+                    process.check(&looker.looked().stack);
+                }
                 let now_ns = clock::monotonic_ns();
-                if process.refresh_stale_mappings(now_ns, &mut images, sink)? {
+                if process.refresh_stale_mappings(now_ns, &mut images, sink)? && seen.has_stack() {
                     let (view, interpreters, threads) = process.split();
                     looker.walk_again(view, interpreters, &mut threads[at]);
                 }

@@ -6,11 +6,13 @@
 //! - [`permission`] says which layer refused, [`check_target`] whether a process can be looked at at all,
 //!   [`remedy`] what would help, and [`surroundings`] what is possible here.
 //! - [`privileges`] puts down rights that are not needed.
+//! - [`abilities`] says what works on this kernel and under its filters, and what stands in for what does not.
 //! - [`spawn`] starts a command, [`interrupts`] hears Ctrl-C, [`clock`] tells and waits for time.
 //!
 //! ptrace ties a stopped thread to the one thread of ours that stopped it. The types that stand for one cannot be
 //! sent to another thread.
 
+pub mod abilities;
 pub mod clock;
 pub mod interrupts;
 pub mod permission;
@@ -22,6 +24,7 @@ pub mod spawn;
 pub mod surroundings;
 pub mod target_file;
 
+mod by_signal;
 mod check;
 mod deadline;
 mod job_control;
@@ -48,7 +51,7 @@ pub use clock::{peak_rss_self, process_cpu_time, process_cpu_time_self, thread_c
 pub use job_control::JobControl;
 pub use late_stop::LateStop;
 pub use nix::errno::Errno;
-pub use process_memory::{ProcessMemory, REGIONS_MAX};
+pub use process_memory::{ProcessMemory, REGIONS_MAX, Through};
 pub use stop::{StopFailure, give_way, prepare_sampling_thread, stop};
 pub use stop_kind::StopKind;
 pub use stop_watch::StopWatch;

@@ -39,8 +39,10 @@ impl<S: SampleSink> Recorder<'_, S> {
             stack_bytes_max: self.settings.stack_bytes_max,
             max_overhead: self.settings.max_overhead,
             languages: self.settings.languages,
+            may_stop: self.settings.may_stop,
         };
         let mut process = TargetProcess::new(pid, kin, found.baseline, settings, self.sink)?;
+        self.costs.fallbacks.extend(process.fallbacks());
         process.find_threads(now_ns, found.baseline, self.sink)?;
         process.refresh_mappings(&mut self.images, self.sink)?;
         if found.baseline == Baseline::Now {

@@ -194,15 +194,19 @@ impl<S: SampleSink> Recorder<'_, S> {
 
     pub(super) fn observe(&mut self, index: usize, at: usize, seen: Seen) -> Result<(), S::Error> {
         let process = &mut self.processes[index];
-        process.check(self.looker.stack());
+        if seen.has_stack() {
+            process.check(self.looker.stack());
+        }
         let now_ns = clock::monotonic_ns();
         if process.refresh_stale_mappings(now_ns, &mut self.images, self.sink)? {
             // Perhaps all of them are others: it has executed another program.
             process.refresh_names(self.sink)?;
             process.refresh_description(self.sink)?;
-            let (view, interpreters, threads) = process.split();
-            let thread = &mut threads[at];
-            self.looker.walk_again(view, interpreters, thread);
+            if seen.has_stack() {
+                let (view, interpreters, threads) = process.split();
+                let thread = &mut threads[at];
+                self.looker.walk_again(view, interpreters, thread);
+            }
         }
         let looked = self.looker.looked();
         self.costs.walked(looked);

@@ -155,6 +155,8 @@ pub(in super::super) enum Frame {
         kind: u8,
     },
     HoldsLock,
+    NotStopped,
+    Asleep,
 }
 
 /// Languages of functions, by number.
@@ -268,6 +270,8 @@ impl From<FrameKey> for Frame {
             FrameKey::Ended => Frame::Ended,
             FrameKey::NoStack => Frame::NoStack,
             FrameKey::HoldsLock => Frame::HoldsLock,
+            FrameKey::NotStopped => Frame::NotStopped,
+            FrameKey::Asleep => Frame::Asleep,
             FrameKey::UnseenCpu => Frame::UnseenCpu,
             FrameKey::ChildrenEnded => Frame::ChildrenEnded,
         }
@@ -311,6 +315,8 @@ impl Frame {
             Frame::Ended => FrameKey::Ended,
             Frame::NoStack => FrameKey::NoStack,
             Frame::HoldsLock => FrameKey::HoldsLock,
+            Frame::NotStopped => FrameKey::NotStopped,
+            Frame::Asleep => FrameKey::Asleep,
             Frame::UnseenCpu => FrameKey::UnseenCpu,
             Frame::ChildrenEnded => FrameKey::ChildrenEnded,
         })

@@ -146,6 +146,7 @@ pub const RECIPES: &[Recipe] = &[
     recipe("bursts", "bursts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("counts", "counts.c", Tool::Gcc, "-O2 -g -pthread"),
     recipe("rt_signals", "rt_signals.c", Tool::Gcc, "-O2 -g -pthread"),
+    recipe("without", "without.c", Tool::Gcc, "-O2 -g"),
     recipe("stopped", "stopped.c", Tool::Gcc, "-O2 -g"),
     recipe("withdrawn", "withdrawn.c", Tool::Gcc, "-O2 -g"),
     recipe("filtered", "filtered.c", Tool::Gcc, "-O2 -g"),

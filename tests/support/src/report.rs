@@ -47,6 +47,7 @@ pub struct Summary {
     pub rate_hz_achieved: f64,
     pub complete_ratio: f64,
     pub overhead: Overhead,
+    pub fallbacks: Vec<String>,
 }
 
 /// What was promised, and the most of any second.

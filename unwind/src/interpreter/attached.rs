@@ -99,6 +99,23 @@ impl Interpreters {
         is_found
     }
 
+    /// Asks all images at once. For threads that are not stopped while they run: they may never be met anywhere.
+    pub fn meet_all(&mut self, modules: &Modules, memory: &dyn MemoryReader) {
+        if self.languages.is_empty() {
+            return;
+        }
+        let before = self.met.len();
+        for module in modules.iter() {
+            let image = module.image.id();
+            if let Err(position) = self.met.binary_search(&image) {
+                self.met.insert(position, image);
+            }
+        }
+        if self.met.len() > before {
+            self.refresh(modules, memory);
+        }
+    }
+
     /// The modules are others. The interpreters that were known and are still there go on; `memory` is that of the live
     /// process.
     pub fn refresh(&mut self, modules: &Modules, memory: &dyn MemoryReader) {

@@ -6,8 +6,11 @@ use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sampler_unwind::Avma;
 
+use super::super::abilities::Abilities;
 use super::schedstat::{self, SchedStat};
+use super::stat::{self, ProcState};
 use super::syscall::{self, SyscallState};
 use super::{Malformed, of_process, of_thread};
 use crate::{Pid, Tid};
@@ -122,6 +125,9 @@ pub struct ThreadFiles {
     tid: Tid,
     schedstat: Kept,
     syscall: Kept,
+    /// What is read in their place where they are not there.
+    stat: Kept,
+    status: Kept,
 }
 
 impl ThreadFiles {
@@ -132,6 +138,8 @@ impl ThreadFiles {
             tid,
             schedstat: Kept::default(),
             syscall: Kept::default(),
+            stat: Kept::default(),
+            status: Kept::default(),
         }
     }
 
@@ -140,11 +148,15 @@ impl ThreadFiles {
         self.tid
     }
 
-    /// How long it has run, and how often. Needs no rights over the target.
+    /// How long it has run, and how often. Needs no rights over the target. Where the kernel does not count:
+    /// [`schedstat::stand_in`].
     ///
     /// # Errors
     /// See [`ThreadReadError`].
     pub fn sched_stat(&mut self) -> Result<SchedStat, ThreadReadError> {
+        if Abilities::here().sched_stat.is_err() {
+            return self.counted_switches();
+        }
         /// Three numbers of up to 20 digits.
         const BYTES_MAX: usize = 64;
         let mut buffer = [0; BYTES_MAX];
@@ -153,11 +165,45 @@ impl ThreadFiles {
         Ok(schedstat::parse(text)?)
     }
 
-    /// Where it stands if it sleeps. Needs the right to trace the target.
+    fn counted_switches(&mut self) -> Result<SchedStat, ThreadReadError> {
+        /// Some two kilobytes, with room for a thousand groups; the counts come last.
+        const BYTES_MAX: usize = 16384;
+        let mut stat = [0; STAT_BYTES_MAX];
+        let path = || of_thread(self.pid, self.tid, "stat");
+        let stat = self.stat.read(path, &mut stat)?;
+        let mut status = [0; BYTES_MAX];
+        let path = || of_thread(self.pid, self.tid, "status");
+        let status = self.status.read(path, &mut status)?;
+        Ok(schedstat::stand_in(stat, status)?)
+    }
+
+    /// What the scheduler has it down for. Needs no rights over the target.
+    ///
+    /// # Errors
+    /// See [`ThreadReadError`].
+    pub fn state(&mut self) -> Result<ProcState, ThreadReadError> {
+        let mut buffer = [0; STAT_BYTES_MAX];
+        let path = || of_thread(self.pid, self.tid, "stat");
+        let text = self.stat.read(path, &mut buffer)?;
+        Ok(stat::state_and_cpu_ns(text)?.0)
+    }
+
+    /// Where it stands if it sleeps. Needs the right to trace the target. Where the kernel has no such file only its
+    /// state is known.
     ///
     /// # Errors
     /// See [`ThreadReadError`].
     pub fn syscall(&mut self) -> Result<SyscallState, ThreadReadError> {
+        if Abilities::here().syscall_file.is_err() {
+            return Ok(match self.state()? {
+                ProcState::Running => SyscallState::Running,
+                ProcState::Zombie | ProcState::Dead => SyscallState::BlockedOutsideSyscall {
+                    sp: Avma(0),
+                    pc: Avma(0),
+                },
+                _ => SyscallState::Hidden,
+            });
+        }
         /// A number of up to 20 digits and eight of up to 18, with spaces: 173.
         const BYTES_MAX: usize = 192;
         let mut buffer = [0; BYTES_MAX];
@@ -166,6 +212,9 @@ impl ThreadFiles {
         Ok(syscall::parse(text)?)
     }
 }
+
+/// A name of up to 63 bytes and some fifty numbers of up to 20 digits.
+const STAT_BYTES_MAX: usize = 1280;
 
 /// A file that stays open from its first read on, unless descriptors are short.
 #[derive(Debug, Default)]

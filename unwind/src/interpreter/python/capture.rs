@@ -277,8 +277,17 @@ impl CFrame {
                     current: Avma(frame),
                 })
             }
-            Current::CFrame { pointer, frame, .. } => {
+            Current::CFrame {
+                pointer,
+                frame,
+                previous,
+                ..
+            } => {
                 let at = Avma(word(copy, state.address, pointer).ok_or(Lost::Unreadable)?);
+                // It lies on the thread's stack, of which nothing is copied where the thread was not stopped.
+                if word(copy, at, frame).is_none() {
+                    copy.copy(at, frame.max(previous) as usize + size_of::<u64>());
+                }
                 let frame = word(copy, at, frame).ok_or(Lost::Unreadable)?;
                 Ok(Self {
                     at: Some(at),

@@ -249,10 +249,15 @@ impl Interpreter for CPythonProcess {
         self.find_markers(native);
         let innermost = self.markers.first().copied();
         if self.captured_of != Some(thread.namespace_tid) || !self.captured.is_known {
-            if innermost.is_none() {
+            // Of a thread that was not stopped no native frame is known.
+            let is_anywhere = native.frames.is_empty();
+            if innermost.is_none() && !is_anywhere {
                 return Walked::NotHere;
             }
             self.search(thread, memory);
+            if is_anywhere && !self.threads.contains_key(&thread.namespace_tid) {
+                return Walked::NotHere;
+            }
             return Walked::Lost {
                 reason: Lost::NotFound,
                 at: innermost,
