@@ -10,8 +10,12 @@ mod finder;
 mod functions;
 mod habits;
 mod images;
+#[cfg(not(fuzzing))]
 mod jit;
+#[cfg(fuzzing)]
+pub mod jit;
 mod look;
+mod marks;
 mod meter;
 mod overhead;
 mod process;
@@ -19,6 +23,7 @@ mod process_table;
 mod recorder;
 mod schedule;
 mod selection;
+mod settle;
 mod snapshot;
 mod stack_copy;
 mod stack_plan;

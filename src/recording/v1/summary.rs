@@ -50,6 +50,9 @@ const FRAMES_LOST: [FramesLost; 7] = [
     FramesLost::Unsupported,
 ];
 
+/// The key of [`Summary::jit_left_out`].
+const JIT_LEFT_OUT_KEY: u8 = 224;
+
 /// Values by key.
 type Values = [u64; 256];
 
@@ -107,6 +110,7 @@ fn values(summary: &Summary) -> Values {
         missed,
         processes,
         left_out,
+        jit_left_out,
         cpu_ns,
         wall_ns,
         target_stopped_ns,
@@ -149,6 +153,7 @@ fn values(summary: &Summary) -> Values {
         *interpreted,
     ];
     values[..fixed.len()].copy_from_slice(&fixed);
+    values[usize::from(JIT_LEFT_OUT_KEY)] = *jit_left_out;
     for (&reason, &count) in missed {
         values[usize::from(missed_key(reason))] = count;
     }
@@ -190,6 +195,7 @@ fn summary(values: &Values) -> Summary {
         missed,
         processes: values[23],
         left_out,
+        jit_left_out: values[usize::from(JIT_LEFT_OUT_KEY)],
         cpu_ns: values[7],
         wall_ns: values[8],
         target_stopped_ns: values[9],
@@ -264,6 +270,7 @@ mod tests {
             .chain(128..137)
             .chain(160..166)
             .chain(192..199)
+            .chain([224])
             .zip(1000..)
         {
             from[key] = value;
