@@ -38,7 +38,6 @@
 #[cfg(target_os = "linux")]
 pub mod linux;
 mod mapped_file;
-mod truncation;
 
 pub use mapped_file::MappedFile;
 

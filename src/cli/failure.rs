@@ -90,7 +90,9 @@ pub fn exit_of(error: &anyhow::Error, starts_command: bool) -> Exit {
     if let Some(launch) = error.downcast_ref::<LaunchError>() {
         return match launch {
             LaunchError::NotFound { .. } => Exit::CommandNotFound,
-            LaunchError::NotExecutable { .. } => Exit::CannotExecute,
+            LaunchError::NotExecutable { .. } | LaunchError::ThirtyTwoBit { .. } => {
+                Exit::CannotExecute
+            }
             LaunchError::Other { .. } => general,
         };
     }

@@ -422,6 +422,11 @@ impl Recorded {
             ),
             (_, Output::Stdout | Output::File(_)) => {}
         }
+        if linux::shortened_file::shortened_files() > 0 {
+            let cut =
+                "a file became shorter while it was in use: stacks that lead through it may be cut";
+            say(messages, cut);
+        }
         // As for `say`.
         let _unheard = summary_words::write(&self.summary, messages);
     }

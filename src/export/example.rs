@@ -145,6 +145,7 @@ pub(super) fn summary() -> Summary {
         missed: [(Missed::Late, 4), (Missed::ThreadEnded, 1)].into(),
         processes: 1,
         left_out: BTreeMap::new(),
+        jit_left_out: 0,
         cpu_ns: 2_080 * MS,
         wall_ns: 3_000 * MS,
         target_stopped_ns: 209 * 45_000,

@@ -24,6 +24,9 @@ pub fn write(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     if let Some(left_out) = left_out(summary) {
         line(out, "left out", &left_out)?;
     }
+    if let Some(unnamed) = jit_left_out(summary) {
+        line(out, "unnamed", &unnamed)?;
+    }
     line(out, "target", &target(summary))?;
     if summary.stops > 0 {
         line(out, "paused", &paused(summary))?;
@@ -203,6 +206,17 @@ fn processes(processes: u64) -> String {
     }
 }
 
+/// Which names of code compiled at run time the recording has no room for; `None` when it has all.
+fn jit_left_out(summary: &Summary) -> Option<String> {
+    let functions = summary.jit_left_out;
+    (functions > 0).then(|| {
+        format!(
+            "{} functions compiled at run time: the names of the others take up the room there is",
+            count(functions)
+        )
+    })
+}
+
 fn target(summary: &Summary) -> String {
     let mut words = format!(
         "{} on a CPU in {}",
@@ -274,6 +288,20 @@ mod tests {
     #[test]
     fn of_a_recording() {
         insta::assert_snapshot!(example::written(|out| write(&example::summary(), out)));
+    }
+
+    #[test]
+    fn of_names_that_had_no_room() {
+        let summary = Summary {
+            jit_left_out: 12_345,
+            ..Summary::default()
+        };
+        let text = example::written(|out| write(&summary, out));
+        assert!(
+            text.contains("\nunnamed  12,345 functions compiled at run time: "),
+            "{text}"
+        );
+        assert_eq!(jit_left_out(&Summary::default()), None);
     }
 
     #[test]

@@ -170,6 +170,8 @@ pub struct Summary {
     pub processes: u64,
     /// Processes that were to be recorded and were not.
     pub left_out: BTreeMap<LeftOut, u64>,
+    /// Functions compiled at run time whose names were found, and for which there was no room in the recording.
+    pub jit_left_out: u64,
     /// CPU time of the target while it was recorded.
     pub cpu_ns: u64,
     /// How long the recording lasted.

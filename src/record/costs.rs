@@ -194,6 +194,7 @@ impl Costs {
             missed: self.missed.clone(),
             processes: self.processes,
             left_out: self.left_out.clone(),
+            jit_left_out: 0,
             cpu_ns: self.cpu_ns,
             wall_ns: elapsed_ns,
             target_stopped_ns: self.target_stopped_ns,

@@ -24,6 +24,7 @@ use sampler_unwind::{
 };
 
 use super::costs::Costs;
+use super::marks::{CopiedMarks, MarkPlan};
 use super::stack_copy::{self, InterpreterMemory, StackCopy, WalkMemory};
 use super::stack_plan::{StackMappings, StackPlan};
 use super::thread::{Lateness, Thread};
@@ -57,6 +58,8 @@ pub(super) struct ProcessView<'a> {
     pub memory: &'a ProcessMemory,
     /// Its modules.
     pub modules: &'a Modules,
+    /// What tells modules apart that have taken each other's place.
+    pub marks: &'a MarkPlan,
     /// Where stacks can be.
     pub stacks: &'a StackMappings,
     /// An address on the main thread's stack.
@@ -140,6 +143,8 @@ pub(super) struct Looker {
     /// How long stops may still be waited for before the next [`Looker::wake`].
     patience: Duration,
     copy: StackCopy,
+    /// What was copied with it.
+    marks: CopiedMarks,
     /// What interpreters have copied.
     volatile: VolatileBuffer,
     unwinder: Unwinder,
@@ -165,6 +170,7 @@ impl Looker {
             },
             patience: stop_within,
             copy: StackCopy::new(stack_bytes_max),
+            marks: CopiedMarks::default(),
             volatile: VolatileBuffer::default(),
             unwinder: Unwinder::new(),
             looked: Looked {
@@ -188,6 +194,11 @@ impl Looker {
     /// The stack found by the last look that found one.
     pub(super) fn stack(&self) -> &Stack {
         &self.looked.stack
+    }
+
+    /// What shows which modules lay where when that stack was copied.
+    pub(super) fn marks(&self) -> &CopiedMarks {
+        &self.marks
     }
 
     /// All that the last look found that found something.
@@ -377,11 +388,13 @@ impl Looker {
         may_go_on: impl FnMut() -> bool,
     ) -> Result<(), ReadError> {
         let plan = plan.plan(sp, Arch::X86_64.red_zone_bytes, process.stacks);
-        let read = |regions: [(Avma, &mut [u8]); 2]| process.memory.read_regions(regions);
         let piece_bytes = match process.memory.way() {
             MemoryWay::Call | MemoryWay::File => stack_copy::PIECE_BYTES,
             MemoryWay::Words => stack_copy::PIECE_BYTES_BY_WORDS,
         };
+        let marks = &mut self.marks;
+        marks.begin(process.marks);
+        let read = |regions: [(Avma, &mut [u8]); 2]| marks.read(process.memory, regions);
         self.copy.fill(&plan, piece_bytes, read, may_go_on)
     }
 

@@ -11,8 +11,12 @@ mod functions;
 mod habits;
 mod images;
 mod inspection;
+#[cfg(not(fuzzing))]
 mod jit;
+#[cfg(fuzzing)]
+pub mod jit;
 mod look;
+mod marks;
 mod meter;
 mod overhead;
 mod process;
@@ -20,6 +24,7 @@ mod process_table;
 mod recorder;
 mod schedule;
 mod selection;
+mod settle;
 mod snapshot;
 mod stack_copy;
 mod stack_plan;

@@ -23,6 +23,7 @@ use super::habits::{Turn, Unexplained};
 use super::images::Images;
 use super::jit::{JitBudget, JitNames};
 use super::look::{Looked, ProcessView};
+use super::marks::CopiedMarks;
 use super::overhead::Pauses;
 use super::process_table::Kin;
 use super::stack_plan::StackPlan;
@@ -175,6 +176,7 @@ impl TargetProcess {
             pid: self.pid,
             memory: &self.memory,
             modules: self.space.modules(),
+            marks: self.space.mark_plan(),
             stacks: self.space.stacks(),
             main_stack: self.space.main_stack(),
             rung: self.rung,
@@ -394,15 +396,29 @@ impl TargetProcess {
         }
     }
 
-    /// Notes whether `stack` shows that the mappings may have changed, or, while the process is new, its name.
-    pub(super) fn check(&mut self, stack: &Stack) {
+    /// Puts modules in the place of others if `marks`, copied with the last stack, show that they lay there. Says whether
+    /// it did.
+    pub(super) fn switch_modules(&mut self, marks: &CopiedMarks) -> bool {
+        let has_switched = self.space.switch(marks);
+        self.refresh_interpreters(has_switched);
+        has_switched
+    }
+
+    /// Notes whether `stack`, with which `marks` were copied, shows that the mappings may have changed, or, while the
+    /// process is new, its name.
+    pub(super) fn check(&mut self, stack: &Stack, marks: &CopiedMarks) {
         if self.looks_as_new > 0 {
             self.looks_as_new -= 1;
             if self.has_another_name() {
                 self.space.doubt();
             }
         }
-        self.space.check(stack, &self.memory);
+        self.space.check(stack, marks, &self.memory);
+    }
+
+    /// Notes whether the modules that were just found are those that lay there when `stack` was copied.
+    pub(super) fn check_new(&mut self, stack: &Stack, marks: &CopiedMarks) {
+        self.space.check_new(stack, marks, &self.memory);
     }
 
     /// Whether its first thread is called otherwise than when that was last read: execve(2) names it.

@@ -290,6 +290,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let elapsed_ns = clock::monotonic_ns() - self.began_ns;
         let own = OwnUse::now().since(self.own_before);
         let mut summary = self.costs.summary(elapsed_ns, self.settings.rate_hz, own);
+        summary.jit_left_out = self.jit_budget.left_out();
         summary.overhead.promised = self.settings.max_overhead;
         summary.overhead.pause_max_ns = nanoseconds(self.settings.pause_max);
         summary.overhead.sampler_cpu = self.own_cpu.most();

@@ -54,6 +54,13 @@ pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> 
     resolved
         .notes
         .append(&mut stacks.unnamed.notes(&profile.modules));
+    let unnamed = profile.summary.jit_left_out;
+    if unnamed > 0 {
+        let note = format!(
+            "code compiled at run time: the names of {unnamed} functions had no room in the recording"
+        );
+        resolved.notes.push(note);
+    }
     if lost > 0 {
         let note = format!("the recording is damaged: {lost} samples left out");
         resolved.notes.push(note);
@@ -477,6 +484,15 @@ mod tests {
         assert_eq!(resolved.frames.len(), 1);
         let note = "libstripped.so: no symbols (100.0 % of samples)";
         assert_eq!(resolved.notes.last().map(String::as_str), Some(note));
+    }
+
+    #[test]
+    fn names_that_had_no_room_are_told() {
+        let mut profile = Profile::default();
+        profile.summary.jit_left_out = 7;
+        let resolved = resolve(&profile, &mut Fake::default());
+        let note = resolved.notes.last().map_or("", String::as_str);
+        assert!(note.contains("names of 7 functions"), "{note}");
     }
 
     #[test]

@@ -133,6 +133,12 @@ impl ModuleFiles {
             .any(|elf| elf.has_debug_info())
     }
 
+    /// The one that the DWARF is in, or begins in.
+    pub(super) fn with_dwarf(&self) -> Option<&ElfOnDisk> {
+        let mut files = [&self.debug, &self.main].into_iter().flatten();
+        files.find(|file| file.elf().is_ok_and(|elf| elf.has_debug_info()))
+    }
+
     /// Takes the debug file at `path`, if it is the one of `build_id`.
     pub(super) fn set_debug(&mut self, path: &Path, build_id: &BuildId) {
         let file = ElfOnDisk::open(path, NameFile::BuildId).ok();

@@ -13,6 +13,8 @@ mod dwarf;
 mod elf;
 mod files;
 mod functions;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod go;
 mod mini_debug_info;
 mod pack;

@@ -20,6 +20,7 @@ pub mod privileges;
 pub mod proc;
 pub mod remedy;
 pub mod rooted_file;
+pub mod shortened_file;
 pub mod spawn;
 pub mod surroundings;
 pub mod target_file;
@@ -46,7 +47,7 @@ mod live_tests;
 #[cfg(test)]
 mod testing;
 
-pub use check::{TargetError, check_target};
+pub use check::{TargetError, ThirtyTwoBit, check_target};
 pub use clock::{peak_rss_self, process_cpu_time, process_cpu_time_self, thread_cpu_time_self};
 pub use job_control::JobControl;
 pub use late_stop::LateStop;

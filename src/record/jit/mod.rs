@@ -6,6 +6,8 @@
 //! them is bounded.
 
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod jitdump;
 mod perf_map;
 mod wanted;
@@ -40,6 +42,8 @@ pub(super) struct JitBudget {
     bytes: u64,
     codes: usize,
     text_bytes: usize,
+    /// For how many codes there was no room.
+    left_out: u64,
 }
 
 impl Default for JitBudget {
@@ -48,6 +52,7 @@ impl Default for JitBudget {
             bytes: 0,
             codes: CODES_MAX,
             text_bytes: TEXT_BYTES_MAX,
+            left_out: 0,
         }
     }
 }
@@ -71,8 +76,15 @@ impl JitBudget {
         if fits {
             self.codes -= 1;
             self.text_bytes -= text_bytes;
+        } else {
+            self.left_out += 1;
         }
         fits
+    }
+
+    /// How many codes were not kept because there was no room for them.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
     }
 }
 

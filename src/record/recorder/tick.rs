@@ -7,6 +7,7 @@ use sampler_platforms::linux::proc::task::ThreadReadError;
 use super::super::look::{Seen, Unseen, is_late};
 use super::super::overhead::Slice;
 use super::super::process::Baseline;
+use super::super::settle::settle;
 use super::Recorder;
 use crate::profile::{End, FrameKey, Missed, SampleSink};
 
@@ -194,20 +195,19 @@ impl<S: SampleSink> Recorder<'_, S> {
 
     pub(super) fn observe(&mut self, index: usize, at: usize, seen: Seen) -> Result<(), S::Error> {
         let process = &mut self.processes[index];
-        if seen.has_stack() {
-            process.check(self.looker.stack());
-        }
-        let now_ns = clock::monotonic_ns();
-        if process.refresh_stale_mappings(now_ns, &mut self.images, self.sink)? {
+        let are_others = match seen.has_stack() {
+            true => settle(&mut self.looker, process, at, &mut self.images, self.sink)?,
+            false => {
+                let now_ns = clock::monotonic_ns();
+                process.refresh_stale_mappings(now_ns, &mut self.images, self.sink)?
+            }
+        };
+        if are_others {
             // Perhaps all of them are others: it has executed another program.
             process.refresh_names(self.sink)?;
             process.refresh_description(self.sink)?;
-            if seen.has_stack() {
-                let (view, interpreters, threads) = process.split();
-                let thread = &mut threads[at];
-                self.looker.walk_again(view, interpreters, thread);
-            }
         }
+        let now_ns = clock::monotonic_ns();
         let looked = self.looker.looked();
         self.costs.walked(looked);
         let functions = &mut self.functions;

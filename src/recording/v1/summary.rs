@@ -57,6 +57,8 @@ const FALLBACKS_KEY: u8 = 96;
 fn fallback_bits() -> impl Iterator<Item = (Fallback, u64)> {
     Fallback::ALL.into_iter().zip((0..64).map(|bit| 1 << bit))
 }
+/// The key of [`Summary::jit_left_out`].
+const JIT_LEFT_OUT_KEY: u8 = 224;
 
 /// Values by key.
 type Values = [u64; 256];
@@ -115,6 +117,7 @@ fn values(summary: &Summary) -> Values {
         missed,
         processes,
         left_out,
+        jit_left_out,
         cpu_ns,
         wall_ns,
         target_stopped_ns,
@@ -160,6 +163,7 @@ fn values(summary: &Summary) -> Values {
     values[..fixed.len()].copy_from_slice(&fixed);
     let bits = fallback_bits().filter(|(fallback, _)| fallbacks.contains(fallback));
     values[usize::from(FALLBACKS_KEY)] = bits.map(|(_, bit)| bit).sum();
+    values[usize::from(JIT_LEFT_OUT_KEY)] = *jit_left_out;
     for (&reason, &count) in missed {
         values[usize::from(missed_key(reason))] = count;
     }
@@ -201,6 +205,7 @@ fn summary(values: &Values) -> Summary {
         missed,
         processes: values[23],
         left_out,
+        jit_left_out: values[usize::from(JIT_LEFT_OUT_KEY)],
         cpu_ns: values[7],
         wall_ns: values[8],
         target_stopped_ns: values[9],
@@ -279,6 +284,7 @@ mod tests {
             .chain(128..137)
             .chain(160..166)
             .chain(192..199)
+            .chain([224])
             .zip(1000..)
         {
             from[key] = value;

@@ -15,6 +15,8 @@
 
 mod attached;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lua;
 mod luajit;
 mod python;

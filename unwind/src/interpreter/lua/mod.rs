@@ -12,6 +12,8 @@
 
 mod calls;
 mod detect;
+#[cfg(any(test, fuzzing))]
+pub(super) mod hostile;
 #[cfg(test)]
 mod hostile_tests;
 mod layout;

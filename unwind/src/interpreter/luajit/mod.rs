@@ -13,6 +13,8 @@ mod calibrate;
 mod capture;
 mod detect;
 mod layout;
+#[cfg(any(test, fuzzing))]
+pub(super) mod machine;
 mod names;
 mod proto;
 mod stack;

@@ -18,6 +18,8 @@ mod detect;
 #[cfg(test)]
 mod header_tests;
 mod hints;
+#[cfg(any(test, fuzzing))]
+pub(super) mod hostile;
 #[cfg(test)]
 mod hostile_tests;
 mod layout;
