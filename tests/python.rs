@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sampler_tests_support::{Report, Sampler, Stack, Target, need, sampler};
+use sampler_tests_support::{
+    Report, Sampler, Stack, Target, more_runtimes, need, repository, sampler,
+};
 
-/// That of the distribution, and one of each minor version that a version manager has, if there is one here.
+/// That of the distribution, those of a version manager, if there is one here, and those that `tests/more-runtimes` has
+/// got: 3.8 to 3.15.
 fn pythons() -> Vec<PathBuf> {
     let mut found = vec![need("python3")];
     let versions = std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv/versions"));
@@ -18,10 +21,11 @@ fn pythons() -> Vec<PathBuf> {
         let minor = name
             .strip_prefix("3.")
             .and_then(|rest| rest.split('.').next()?.parse().ok());
-        if minor.is_some_and(|minor: u8| (8..=14).contains(&minor)) {
+        if minor.is_some_and(|minor: u8| (8..=15).contains(&minor)) {
             found.push(entry.path().join("bin/python3"));
         }
     }
+    found.extend(more_runtimes("python"));
     say(&found);
     found
 }
@@ -59,87 +63,34 @@ fn names(stack: &Stack) -> Vec<&str> {
         .collect()
 }
 
-/// Threads that sleep and run at places that do not change, deep in all kinds of calls, print where they are.
-const SELF_REPORT: &str = r#"
-import sys, threading, time, functools
-
-def where(frame):
-    lines = []
-    while frame:
-        code = frame.f_code
-        name = getattr(code, 'co_qualname', code.co_name)
-        lines.append(f'{name}|{code.co_filename}|{code.co_firstlineno}|{frame.f_lineno}')
-        frame = frame.f_back
-    return ';'.join(lines)
-
-class Täter:
-    def method(self, how):
-        return self.recursive(how, 20)
-    def recursive(self, how, depth):
-        if depth:
-            return self.recursive(how, depth - 1)
-        return sorted([1, 2], key=lambda x: next(self.generator(how)))
-    @staticmethod
-    def generator(how):
-        yield from inner(how)
-
-def inner(how):
-    yield [how()
-           for _ in range(1)]
-
-def sleep():
-    time.sleep(1000)
-
-def spin():
-    while True: pass
-
-async def outermost():
-    await awaited()
-
-async def awaited():
-    functools.reduce(lambda a, b: sleep(), [1, 2])
-
-def coroutine():
-    outermost().send(None)
-
-threads = [threading.Thread(target=target, args=args, daemon=True) for target, args in
-           [(Täter().method, (sleep,)), (Täter().method, (spin,)), (coroutine, ())]]
-for thread in threads: thread.start()
-
-def report():
-    time.sleep(0.3)
-    for ident, frame in sys._current_frames().items():
-        native = {thread.ident: thread.native_id for thread in threading.enumerate()}[ident]
-        if ident != threading.get_ident():
-            print('stack', native, where(frame))
-    print('ready', flush=True)
-
-def main():
-    report()
-    sys.stdin.readline()
-
-main()
-"#;
+/// Starts `fixtures/python/shapes.py`, and gives the stack of each of its threads in its own words.
+fn shapes(python: &Path, deep: Option<&str>) -> (Target, BTreeMap<i32, String>) {
+    let mut command = Command::new(python);
+    command.arg("-B").env("PYTHONUTF8", "1");
+    command
+        .arg(repository().join("fixtures/python/shapes.py"))
+        .args(deep);
+    let mut target = Target::spawn(&mut command);
+    let mut printed = BTreeMap::new();
+    loop {
+        let line = target.until_line(|line| line.starts_with("stack ") || line.starts_with("ready"));
+        let mut words = line.trim_end().splitn(3, ' ').skip(1);
+        let Some(tid) = words.next() else {
+            return (target, printed);
+        };
+        printed.insert(
+            tid.parse().expect("a number"),
+            words.next().expect("a stack").to_owned(),
+        );
+    }
+}
 
 #[test]
 fn stacks_are_those_that_the_program_itself_prints() {
     for python in pythons() {
         let sampler = sampler!();
-        let path = sampler.path("program.py");
-        std::fs::write(&path, SELF_REPORT).expect("its folder is ours");
-        let mut command = Command::new(&python);
-        let mut target = Target::spawn(command.arg("-B").arg(path).env("PYTHONUTF8", "1"));
-        let mut printed = BTreeMap::new();
-        for _ in 0..3 {
-            let line = target.until_line(|line| line.starts_with("stack "));
-            let mut words = line.splitn(3, ' ').skip(1);
-            let tid: i32 = words
-                .next()
-                .and_then(|tid| tid.parse().ok())
-                .expect("a number");
-            printed.insert(tid, words.next().expect("a stack").trim().to_owned());
-        }
-        target.until_ready();
+        let (mut target, printed) = shapes(&python, None);
+        assert_eq!(printed.len(), 14, "{python:?}: {printed:#?}");
         let found = dumped(&sampler, &target);
         for (tid, stack) in &printed {
             assert_eq!(found.get(tid), Some(stack), "thread {tid} of {python:?}");
@@ -150,6 +101,19 @@ fn stacks_are_those_that_the_program_itself_prints() {
             "{python:?}: {main}"
         );
         target.assert_free();
+    }
+}
+
+/// How deep one activation of the interpreter's loop goes: until 3.11 each function had its own.
+#[test]
+fn ten_thousand_functions_deep_is_not_too_deep() {
+    let sampler = sampler!();
+    let (target, printed) = shapes(&need("python3"), Some("10000"));
+    let found = dumped(&sampler, &target);
+    assert_eq!(printed.len(), 1);
+    for (tid, stack) in &printed {
+        assert!(found.get(tid) == Some(stack), "{:?}", found.get(tid));
+        assert!(stack.split(';').count() > 10_000);
     }
 }
 

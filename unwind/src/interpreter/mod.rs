@@ -14,6 +14,8 @@
 //! for; [`crate::merge`] lays them into the native stack.
 
 mod attached;
+#[cfg(test)]
+mod captured_tests;
 mod frames;
 mod lua;
 mod luajit;

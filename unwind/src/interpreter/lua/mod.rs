@@ -8,13 +8,17 @@
 //! How far its innermost function has come it keeps in a register, and writes it down only where an error could be raised;
 //! that register is looked for.
 //!
-//! Functions have no names in Lua: they are shown by their place.
+//! Functions have no names in Lua; the instructions that call them do (`names.rs`, `opcodes.rs`).
 
 mod calls;
 mod detect;
 #[cfg(test)]
+mod header_tests;
+#[cfg(test)]
 mod hostile_tests;
 mod layout;
+mod names;
+mod opcodes;
 mod proto;
 mod states;
 
@@ -27,7 +31,7 @@ use self::layout::{Calls, Layout};
 use self::proto::Protos;
 use self::states::States;
 use super::{
-    FunctionKind, InterpretedFrame, Interpreter, Language, LinePrecision, Lost, NativeFrame,
+    Function, FunctionKind, InterpretedFrame, Interpreter, Language, LinePrecision, Lost, NativeFrame,
     Runtime, RuntimeImage, Segments, ThreadContext, Unsupported, VolatileCopy, Walked,
 };
 use crate::address::Avma;
@@ -107,6 +111,7 @@ struct PucLuaProcess {
     states: States,
     protos: Protos,
     captured: Captured,
+    tail_calls: Arc<Function>,
     /// Of the native walk under way, innermost first.
     markers: Vec<Marker>,
 }
@@ -151,6 +156,12 @@ impl PucLuaProcess {
             states: States::default(),
             protos: Protos::default(),
             captured: Captured::default(),
+            tail_calls: Arc::new(Function {
+                language: Language::Lua,
+                name: "[tail calls]".to_owned(),
+                file: String::new(),
+                first_line: 0,
+            }),
             markers: Vec::with_capacity(MARKERS_MAX),
         }
     }
@@ -272,7 +283,12 @@ impl PucLuaProcess {
             let infos = calls.iter().map(|call| call.info);
             known.hints.learn(infos, self.layout.call_bytes());
         }
-        let activations = self.activations(&calls, words, memory);
+        let layout = self.layout;
+        let is_lua = |call: &RawCall| {
+            let closure = call.closure;
+            closure.is_some_and(|closure| !Captured::is_c_closure(&layout, closure, memory))
+        };
+        let activations = self.activations(&calls, words, is_lua);
         let first_marker = markers.len().saturating_sub(activations.len());
         // An activation that has only just begun, or is about to end, has no call, and is the innermost.
         let mut result = match first_marker {
@@ -292,8 +308,16 @@ impl PucLuaProcess {
                 if index == 0 && self.is_in_transition(&calls, held) {
                     continue;
                 }
-                match self.frame(call, held, memory) {
-                    Ok(frame) => out.frames.push(frame),
+                // What a call has taken the place of is not who has called it.
+                let by = calls.get(index + 1);
+                let by = by.filter(|by| !call.is_tail && !by.calls_unseen && is_lua(by));
+                match self.frame(call, by, held, memory) {
+                    Ok(frame) => {
+                        out.frames.push(frame);
+                        if call.is_tail {
+                            out.frames.push(self.tail_calls());
+                        }
+                    }
                     // Being set up, or left: the place of the closure holds a result already.
                     Err(_) if index == 0 => {}
                     Err(lost) => result = Err(lost),
@@ -319,16 +343,13 @@ impl PucLuaProcess {
         &self,
         calls: &[RawCall],
         words: &[Vec<u64>],
-        memory: &dyn MemoryReader,
+        is_lua: impl Fn(&RawCall) -> bool,
     ) -> Vec<Activation> {
         let mut activations = Vec::<Activation>::new();
         let mut is_open = false;
         let has_flags = matches!(self.layout.calls, Calls::List { .. });
         for (index, call) in calls.iter().enumerate() {
-            let closure = call.closure;
-            let is_lua = closure
-                .is_some_and(|closure| !Captured::is_c_closure(&self.layout, closure, memory));
-            if !is_lua {
+            if !is_lua(call) {
                 is_open = false;
                 continue;
             }
@@ -358,14 +379,25 @@ impl PucLuaProcess {
         }
     }
 
-    /// The frame of `call`. `words` are what the native frame holds that executes it, if no other call is inside.
+    /// What stands for the functions that a call has taken the place of.
+    fn tail_calls(&self) -> InterpretedFrame {
+        InterpretedFrame {
+            function: Arc::clone(&self.tail_calls),
+            line: 0,
+            precision: LinePrecision::Function,
+            kind: FunctionKind::Pseudo,
+        }
+    }
+
+    /// The frame of `call`, which the call `by` has made by one of its instructions. `words` are what the native frame holds that executes it, if no other call is inside.
     fn frame(
         &mut self,
         call: &RawCall,
+        by: Option<&RawCall>,
         words: &[u64],
         memory: &dyn MemoryReader,
     ) -> Result<InterpretedFrame, Lost> {
-        let proto = self.protos.of_call(&self.layout, call, memory)?;
+        let proto = self.protos.of_call(&self.layout, call, by, memory)?;
         let pc = current(call.pc, words, |pc| proto.holds(pc));
         let line = proto.line(pc);
         let function = Arc::clone(&proto.function);
@@ -391,6 +423,18 @@ fn current(saved: u64, words: &[u64], is_pc: impl Fn(u64) -> bool) -> u64 {
         (Some(pc), false) => pc,
         _ => saved,
     }
+}
+
+/// One that was captured: `part` says where what has a name lay in it.
+#[cfg(test)]
+pub(super) fn frozen(
+    minor: u8,
+    release: u8,
+    part: impl Fn(&str) -> Option<Range<Avma>>,
+) -> Option<Box<dyn Interpreter>> {
+    let layout = Layout::of(layout::LuaVersion { minor, release })?;
+    let execute = part("luaV_execute")?;
+    Some(Box::new(PucLuaProcess::new(layout, execute)))
 }
 
 impl Interpreter for PucLuaProcess {
