@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sampler_tests_support::{
-    Report, Sampler, Stack, Target, more_runtimes, need, repository, sampler,
+    Frame, Report, Sampler, Stack, Target, more_runtimes, need, repository, sampler,
 };
 
 /// That of the distribution, those of a version manager, if there is one here, and those that `tests/more-runtimes` has
@@ -73,7 +73,8 @@ fn shapes(python: &Path, deep: Option<&str>) -> (Target, BTreeMap<i32, String>) 
     let mut target = Target::spawn(&mut command);
     let mut printed = BTreeMap::new();
     loop {
-        let line = target.until_line(|line| line.starts_with("stack ") || line.starts_with("ready"));
+        let line =
+            target.until_line(|line| line.starts_with("stack ") || line.starts_with("ready"));
         let mut words = line.trim_end().splitn(3, ' ').skip(1);
         let Some(tid) = words.next() else {
             return (target, printed);
@@ -286,8 +287,9 @@ fn all_stacks_of_a_service_are_merged() {
     let lost: u64 = report.summary.interpreted_lost.values().sum();
     let all = report.summary.interpreted + lost;
     assert!(all > 500, "{all} stacks in Python");
+    // The first stack shows that there is an interpreter.
     assert!(
-        lost * 1000 <= all,
+        lost <= 1,
         "{lost} of {all} lost: {:?}",
         report.summary.interpreted_lost
     );
@@ -295,13 +297,96 @@ fn all_stacks_of_a_service_are_merged() {
     assert!(threads.len() >= 51, "{threads:?}");
     for stack in report.stacks.iter().filter(|stack| stack.end == "complete") {
         let names = names(stack);
-        // How many of those there may be is asserted above.
         let is_lost = names.iter().any(|name| name.starts_with("[python: lost"));
         assert!(
             is_lost || names.contains(&"serve") || names.contains(&"<module>"),
             "{names:?}"
         );
     }
+}
+
+/// Threads that live for some milliseconds each.
+const SHORT_LIVED: &str = r#"
+import threading, time
+def work():
+    until = time.thread_time() + 0.005
+    while time.thread_time() < until: pass
+print('ready', flush=True)
+while True:
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"#;
+
+#[test]
+fn threads_are_known_when_they_are_first_met() {
+    for python in pythons() {
+        let sampler = sampler!();
+        let mut target = start(&sampler, &python, SHORT_LIVED);
+        target.until_ready();
+        let report = record(&sampler, &target, "1s");
+        let lost: u64 = report.summary.interpreted_lost.values().sum();
+        let all = report.summary.interpreted + lost;
+        let threads: BTreeSet<i32> = report.stacks.iter().map(|stack| stack.thread.tid).collect();
+        assert!(threads.len() > 20, "{python:?}: {threads:?}");
+        assert!(
+            lost * 20 <= all,
+            "{python:?}: {lost} of {all} lost: {:?}",
+            report.summary.interpreted_lost
+        );
+    }
+}
+
+/// A function that an extension executes natively, and one that the extension calls.
+const EXTENSION: &str = r#"
+import numpy
+data = numpy.random.default_rng(1).random(20000)
+def inside(x):
+    s = 0
+    for i in range(20): s += i
+    return x
+each = numpy.frompyfunc(inside, 1, 1)
+def native():
+    numpy.sort(data, kind='mergesort')
+def through():
+    each(data[:500])
+print('ready', flush=True)
+while True:
+    native()
+    through()
+"#;
+
+#[test]
+fn extensions_are_between_functions() {
+    let numpy = Path::new("/usr/lib/python3/dist-packages/numpy");
+    assert!(
+        numpy.exists(),
+        "this test needs numpy: apt-get install -y --no-install-recommends python3-numpy"
+    );
+    let sampler = sampler!();
+    let mut target = start(&sampler, &need("python3"), EXTENSION);
+    target.until_ready();
+    let report = record(&sampler, &target, "1s");
+    let is_native = |module: &str| module.starts_with("_multiarray_umath");
+    let in_extension = |stack: &Stack| {
+        let position = |frame: &Frame| is_native(frame.module.as_deref().unwrap_or_default());
+        stack.frames.iter().position(position)
+    };
+    let at = |stack: &Stack, name: &str| {
+        let is_called = |frame: &Frame| frame.function.split(" (").next() == Some(name);
+        stack.frames.iter().position(is_called)
+    };
+    let share = |name: &str, pleases: &dyn Fn(&Stack) -> bool| {
+        let of_name = report.cpu_share(|stack| at(stack, name).is_some());
+        report.cpu_share(|stack| at(stack, name).is_some() && pleases(stack)) / of_name
+    };
+    let is_below = share("native", &|stack| at(stack, "native") < in_extension(stack));
+    assert!(is_below > 0.9, "{is_below}\n{}", report.heaviest());
+    let is_between = share("inside", &|stack| {
+        let (through, inside) = (at(stack, "through"), at(stack, "inside"));
+        through.is_some() && through < in_extension(stack) && in_extension(stack) < inside
+    });
+    assert!(is_between > 0.95, "{is_between}\n{}", report.heaviest());
 }
 
 /// A library that calls back, between two functions of Python.

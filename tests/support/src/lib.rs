@@ -20,7 +20,7 @@ pub use fixture::{RECIPES, Recipe, Tool, fixture, fixtures_dir, repository};
 pub use need::{PACKAGES, installed, need, need_root};
 pub use nix::sys::signal::Signal;
 pub use report::{Frame, Overhead, PauseNs, Process, Report, Stack, Summary, Thread, Weights};
-pub use runtimes::more_runtimes;
+pub use runtimes::{EMBEDS_LUA, lua_built, lua_sources, more_runtimes};
 pub use sampler::{Done, Running, Sampler};
 pub use target::{Ended, Target, number_after};
 pub use watchdog::{LIMIT, Watchdog};

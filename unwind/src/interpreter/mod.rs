@@ -17,6 +17,7 @@ mod attached;
 #[cfg(test)]
 mod captured_tests;
 mod frames;
+mod jumps;
 mod lua;
 mod luajit;
 mod python;

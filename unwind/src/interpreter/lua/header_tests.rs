@@ -2,8 +2,9 @@
 #![expect(clippy::disallowed_types, reason = "the compiler is asked")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::Command;
+
+use sampler_tests_support::lua_sources;
 
 use super::layout::{CLOSURE_IS_C, Calls, Layout, LuaVersion, STRING_LENGTH, TAG, TAG_OF_THREAD};
 use super::opcodes::Opcodes;
@@ -118,35 +119,15 @@ int main(void) {
 }
 "#;
 
-/// The folders with the sources of each version.
-fn sources() -> Vec<(LuaVersion, PathBuf)> {
-    let metadata = Command::new(env!("CARGO"))
-        .args(["metadata", "--offline", "--format-version", "1"])
-        .arg("--manifest-path")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .output()
+fn version(text: &str) -> LuaVersion {
+    let (minor, release) = text
+        .strip_prefix("5.")
+        .and_then(|rest| rest.split_once('.'))
         .unwrap();
-    let metadata = String::from_utf8(metadata.stdout).unwrap();
-    let manifests = metadata.split("\"manifest_path\":\"").skip(1);
-    let paths = manifests.filter_map(|rest| rest.split('"').next());
-    let manifest = paths.map(PathBuf::from).find(|path| {
-        let folder = path.parent().and_then(|folder| folder.file_name());
-        folder.is_some_and(|name| name.to_string_lossy().starts_with("lua-src-"))
-    });
-    let folder = manifest
-        .expect("lua-src is a dependency")
-        .with_file_name("");
-    let entries = std::fs::read_dir(folder).unwrap().flatten();
-    let versions = entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        let (minor, release) = name.strip_prefix("lua-5.")?.split_once('.')?;
-        let version = LuaVersion {
-            minor: minor.parse().ok()?,
-            release: release.parse().ok()?,
-        };
-        Some((version, entry.path()))
-    });
-    versions.collect()
+    LuaVersion {
+        minor: minor.parse().unwrap(),
+        release: release.parse().unwrap(),
+    }
 }
 
 /// What the tables say, in the words of the program.
@@ -174,9 +155,12 @@ fn table(layout: &Layout) -> BTreeMap<&'static str, u64> {
         ("variables", names.variables),
         ("variable_count", names.variable_count),
     ]);
-    fields.extend(proto.absolute.iter().flat_map(|(lines, count)| {
-        [("absolute", *lines), ("absolute_count", *count)]
-    }));
+    fields.extend(
+        proto
+            .absolute
+            .iter()
+            .flat_map(|(lines, count)| [("absolute", *lines), ("absolute_count", *count)]),
+    );
     match layout.calls {
         Calls::Array {
             base,
@@ -240,7 +224,10 @@ fn numbers(opcodes: &Opcodes) -> BTreeMap<&'static str, u64> {
         ("get_of_upvalue", opcodes.get_of_upvalue),
         ("get_field", opcodes.get_field),
     ];
-    numbers.extend(some.iter().filter_map(|(name, number)| Some((*name, (*number)?))));
+    numbers.extend(
+        some.iter()
+            .filter_map(|(name, number)| Some((*name, (*number)?))),
+    );
     if let Some((first, last)) = opcodes.binary_metamethods {
         numbers.extend([("first_binary", first), ("last_binary", last)]);
     }
@@ -249,18 +236,21 @@ fn numbers(opcodes: &Opcodes) -> BTreeMap<&'static str, u64> {
         .map(|(name, number)| (name, u64::from(number)))
         .collect();
     let [low, high] = [opcodes.writes_a, opcodes.writes_a >> 64];
-    numbers.insert("writes_low", u64::try_from(low & u128::from(u64::MAX)).unwrap());
+    numbers.insert(
+        "writes_low",
+        u64::try_from(low & u128::from(u64::MAX)).unwrap(),
+    );
     numbers.insert("writes_high", u64::try_from(high).unwrap());
     numbers
 }
 
 #[test]
 fn the_tables_are_what_the_headers_say() {
-    let sources = sources();
+    let sources = lua_sources();
     assert_eq!(sources.len(), 5, "{sources:?}");
     let program = std::env::temp_dir().join(format!("lua_layout_{}", std::process::id()));
     let source = program.with_extension("c");
-    for (version, folder) in sources {
+    for (text, folder) in sources {
         std::fs::write(&source, PROGRAM).unwrap();
         let mut gcc = Command::new("/usr/bin/gcc");
         gcc.arg("-w").arg("-I").arg(&folder).arg("-o").arg(&program);
@@ -272,8 +262,8 @@ fn the_tables_are_what_the_headers_say() {
         let said: BTreeMap<&str, u64> = pairs
             .map(|(name, value)| (name, value.parse().unwrap()))
             .collect();
-        let layout = Layout::of(version).unwrap();
-        assert_eq!(table(&layout), said, "{version:?}");
+        let layout = Layout::of(version(&text)).unwrap();
+        assert_eq!(table(&layout), said, "{text}");
     }
     for path in [source, program] {
         std::fs::remove_file(path).unwrap();

@@ -12,6 +12,7 @@
 
 mod calls;
 mod detect;
+mod execute;
 #[cfg(test)]
 mod header_tests;
 #[cfg(test)]
@@ -29,10 +30,10 @@ use self::calls::{Captured, RawCall};
 use self::detect::Found;
 use self::layout::{Calls, Layout};
 use self::proto::Protos;
-use self::states::States;
+use self::states::{Candidates, States};
 use super::{
-    Function, FunctionKind, InterpretedFrame, Interpreter, Language, LinePrecision, Lost, NativeFrame,
-    Runtime, RuntimeImage, Segments, ThreadContext, Unsupported, VolatileCopy, Walked,
+    Function, FunctionKind, InterpretedFrame, Interpreter, Language, LinePrecision, Lost,
+    NativeFrame, Runtime, RuntimeImage, Segments, ThreadContext, Unsupported, VolatileCopy, Walked,
 };
 use crate::address::Avma;
 use crate::elf::ElfImage;
@@ -47,10 +48,6 @@ const MARKERS_MAX: usize = 512;
 const SEARCHED_BYTES_MAX: u64 = 64 << 10;
 /// Words of a native frame that are looked at.
 const FRAME_WORDS_MAX: usize = 64;
-
-/// Words that are looked into while a thread stands still, and how far: up to `l_G`.
-const CANDIDATES_MAX: usize = 16;
-const CANDIDATE_BYTES: usize = 40;
 
 /// PUC Lua.
 #[derive(Debug)]
@@ -116,35 +113,6 @@ struct PucLuaProcess {
     markers: Vec<Marker>,
 }
 
-/// Words that may be states nobody has met, and how much of each must be seen to tell.
-struct Candidates {
-    words: [(Avma, usize); CANDIDATES_MAX],
-    count: usize,
-}
-
-impl Default for Candidates {
-    fn default() -> Self {
-        Self {
-            words: [(Avma(0), 0); CANDIDATES_MAX],
-            count: 0,
-        }
-    }
-}
-
-impl Candidates {
-    fn push(&mut self, word: u64) {
-        let is_there = self
-            .words
-            .iter()
-            .take(self.count)
-            .any(|(at, _)| at.0 == word);
-        if !is_there && let Some(place) = self.words.get_mut(self.count) {
-            *place = (Avma(word), CANDIDATE_BYTES);
-            self.count += 1;
-        }
-    }
-}
-
 /// One activation of `luaV_execute`: positions among the calls of its state.
 type Activation = Vec<usize>;
 
@@ -170,7 +138,7 @@ impl PucLuaProcess {
     fn capture_all(&mut self, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
         let mut new = Candidates::default();
         self.search(thread, copy, &mut new);
-        let new: &[_] = new.words.get(..new.count).unwrap_or_default();
+        let new = new.regions();
         copy.copy_all(new);
         for (word, _) in new {
             if self.states.take_in(&self.layout, word.0, copy) {
@@ -389,7 +357,8 @@ impl PucLuaProcess {
         }
     }
 
-    /// The frame of `call`, which the call `by` has made by one of its instructions. `words` are what the native frame holds that executes it, if no other call is inside.
+    /// The frame of `call`, which the call `by` has made by one of its instructions. `words` are what the native frame
+    /// holds that executes it, if no other call is inside.
     fn frame(
         &mut self,
         call: &RawCall,
@@ -428,8 +397,7 @@ fn current(saved: u64, words: &[u64], is_pc: impl Fn(u64) -> bool) -> u64 {
 /// One that was captured: `part` says where what has a name lay in it.
 #[cfg(test)]
 pub(super) fn frozen(
-    minor: u8,
-    release: u8,
+    (minor, release): (u8, u8),
     part: impl Fn(&str) -> Option<Range<Avma>>,
 ) -> Option<Box<dyn Interpreter>> {
     let layout = Layout::of(layout::LuaVersion { minor, release })?;

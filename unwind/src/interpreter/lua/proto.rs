@@ -68,8 +68,8 @@ pub(super) struct Protos {
 }
 
 impl Protos {
-    /// That of the function that `call` calls; the call `by` may have a name for it. As the code of no two functions lies at one place, how far the call has
-    /// come tells whether it still is what it was.
+    /// That of the function that `call` calls; the call `by` may have a name for it. As the code of no two functions lies
+    /// at one place, how far the call has come tells whether it still is what it was.
     pub(super) fn of_call(
         &mut self,
         layout: &Layout,
