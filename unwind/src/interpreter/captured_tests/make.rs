@@ -1,4 +1,8 @@
 //! Makes captures of living interpreters.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a living process is started and read"
+)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

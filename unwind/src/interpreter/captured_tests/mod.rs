@@ -108,10 +108,11 @@ impl Frozen {
         Some(Avma(part.start)..Avma(part.end))
     }
 
-    fn interpreter(&self) -> Box<dyn Interpreter> {
+    /// `None` where what it states of itself makes no sense.
+    fn interpreter(&self) -> Option<Box<dyn Interpreter>> {
         match self.language.as_str() {
-            "python" => python::frozen(self.version.0, |name| self.part(name), self).unwrap(),
-            _ => lua::frozen(self.version, |name| self.part(name)).unwrap(),
+            "python" => python::frozen(self.version.0, |name| self.part(name), self),
+            _ => lua::frozen(self.version, |name| self.part(name)),
         }
     }
 
@@ -125,7 +126,9 @@ impl Frozen {
 
     /// What a walk finds: each frame in the words of `expect`.
     fn walk(&self) -> (Walked, Vec<String>) {
-        let mut interpreter = self.interpreter();
+        let Some(mut interpreter) = self.interpreter() else {
+            return (Walked::NotHere, Vec::new());
+        };
         let frames: Vec<_> = self
             .frames
             .iter()
