@@ -90,7 +90,7 @@ fn shapes(python: &Path, deep: Option<&str>) -> (Target, BTreeMap<i32, String>) 
 fn stacks_are_those_that_the_program_itself_prints() {
     for python in pythons() {
         let sampler = sampler!();
-        let (mut target, printed) = shapes(&python, None);
+        let (target, printed) = shapes(&python, None);
         assert_eq!(printed.len(), 14, "{python:?}: {printed:#?}");
         let found = dumped(&sampler, &target);
         for (tid, stack) in &printed {

@@ -26,6 +26,22 @@ pub(super) fn all(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)
         })
 }
 
+/// All calls in `code`, as [`all`] gives jumps.
+pub(super) fn calls(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)> {
+    const BYTES: u64 = 5;
+    (0u64..)
+        .zip(code.windows(5))
+        .filter_map(move |(at, window)| {
+            let [0xe8, a, b, c, d] = *window else {
+                return None;
+            };
+            let displacement = i64::from(i32::from_le_bytes([a, b, c, d]));
+            let at = start.0.checked_add(at)?;
+            let target = at.checked_add(BYTES)?.checked_add_signed(displacement)?;
+            Some((Svma(at), Svma(target)))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +57,8 @@ mod tests {
         assert_eq!(leaving(&code, start).collect::<Vec<_>>(), [jump]);
         let both = [(Svma(0x1004), start), jump];
         assert_eq!(all(&code, start).collect::<Vec<_>>(), both);
+        let call = [0x90, 0xe8, 0x0a, 0x00, 0x00, 0x00];
+        let found: Vec<_> = calls(&call, start).collect();
+        assert_eq!(found, [(Svma(0x1001), Svma(0x1010))]);
     }
 }

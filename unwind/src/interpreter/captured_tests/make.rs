@@ -61,8 +61,7 @@ struct Frames(Vec<(bool, Registers)>);
 
 impl WalkGuide for Frames {
     fn caller(&mut self, frame: NativeFrame<'_>) -> Option<Registers> {
-        self.0
-            .push((frame.is_return_address, frame.registers.clone()));
+        self.0.push((frame.is_return_address, *frame.registers));
         None
     }
 }

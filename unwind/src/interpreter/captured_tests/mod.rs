@@ -137,7 +137,7 @@ impl Frozen {
         let thread = ThreadContext {
             tid: self.tid,
             namespace_tid: self.tid,
-            registers: frames[0].1.clone(),
+            registers: frames[0].1,
             thread_pointer: None,
             stack: Avma(self.stack.start)..Avma(self.stack.end),
             is_running: false,

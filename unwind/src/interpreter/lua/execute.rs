@@ -1,4 +1,4 @@
-//! Finds `luaV_execute` where no symbol names it: by a text that it alone refers to.
+//! Finds `luaV_execute` where no symbol names it: by a text that it alone refers to, or a function that it alone calls.
 
 use std::ops::Range;
 
@@ -35,17 +35,21 @@ pub(super) fn by_text(image: &ElfImage, minor: u8) -> Option<Range<Svma>> {
             Some((start, bytes.get(..bytes.len().min(CODE_BYTES_MAX))?))
         })
         .collect();
-    let found = code
+    let size = |part: &Range<Svma>| part.end.0.saturating_sub(part.start.0);
+    let mut part = code
         .iter()
         .flat_map(|(start, code)| references(code, *start, text))
-        .filter_map(|at| function_at(&functions, at))
-        .find_map(|part| match image.stack_bytes_at(part.start) {
-            // A function begins with nothing on the stack but the return address.
-            Some(8) => Some(part),
-            // Compilers move what is executed rarely, as errors are, to a part of its own, to which the loop jumps.
-            _ => most_jumps(&code, &functions, &part),
-        })?;
-    (found.end.0 - found.start.0 >= BYTES_MIN).then_some(found)
+        .find_map(|at| function_at(&functions, at))?;
+    // Compilers move what is executed rarely, as errors are, to a part of its own, to which the function jumps. A function
+    // begins with nothing on the stack but the return address.
+    if image.stack_bytes_at(part.start) != Some(8) {
+        part = most_lead_into(&code, &functions, &part)?;
+    }
+    // From 5.4 on they may leave what prepares a `for` a function of its own, which the loop alone calls.
+    if size(&part) < BYTES_MIN {
+        part = most_lead_into(&code, &functions, &part)?;
+    }
+    (size(&part) >= BYTES_MIN).then_some(part)
 }
 
 fn address_of(image: &ElfImage, text: &[u8]) -> Option<Svma> {
@@ -77,15 +81,15 @@ fn function_at(functions: &[Range<Svma>], at: Svma) -> Option<Range<Svma>> {
     range.contains(&at).then(|| range.clone())
 }
 
-/// The stretch of code from which most jumps lead into `part`.
-fn most_jumps(
+/// The stretch of code from which most jumps and calls lead into `part`.
+fn most_lead_into(
     code: &[(Svma, &[u8])],
     functions: &[Range<Svma>],
     part: &Range<Svma>,
 ) -> Option<Range<Svma>> {
     let mut counts = FxHashMap::<Svma, (u32, Range<Svma>)>::default();
     for (start, code) in code {
-        for (at, target) in jumps::all(code, *start) {
+        for (at, target) in jumps::all(code, *start).chain(jumps::calls(code, *start)) {
             if !part.contains(&target) || part.contains(&at) {
                 continue;
             }
@@ -127,7 +131,7 @@ mod tests {
         jump(0x10, 0x2004);
         jump(0x18, 0x2008);
         let code = [(Svma(0x1000), code.as_slice())];
-        let found = most_jumps(&code, &functions, &functions[2]);
+        let found = most_lead_into(&code, &functions, &functions[2]);
         assert_eq!(found, Some(functions[1].clone()));
         assert_eq!(function_at(&functions, Svma(0x1020)), None);
     }
