@@ -14,9 +14,12 @@
 //! for; [`crate::merge`] lays them into the native stack.
 
 mod attached;
+#[cfg(test)]
+mod captured_tests;
 mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod jumps;
 mod lua;
 mod luajit;
 mod python;

@@ -6,9 +6,9 @@ use std::ops::Range;
 use crate::address::Avma;
 use crate::memory::{MemoryReader, ReadError, SliceMemory};
 
-/// Bytes that are copied of one thread besides its native stack, at most: an interpreter's stack of some ten thousand
-/// frames. Most samples copy a hundredth of that.
-const BYTES_MAX: usize = 512 << 10;
+/// Bytes that are copied of one thread besides its native stack, at most: an interpreter's stack of more than ten thousand
+/// frames. Most samples copy some hundredth of that.
+const BYTES_MAX: usize = 2 << 20;
 
 /// Regions that are copied for one sample, at most.
 const REGIONS_MAX: usize = 96;
@@ -46,7 +46,8 @@ impl VolatileBuffer {
 
     /// What was copied from `at` on, up to the end of its region.
     pub fn slice_at(&self, at: Avma) -> Option<&[u8]> {
-        self.regions.iter().find_map(|(start, range)| {
+        // What was copied last is looked at next.
+        self.regions.iter().rev().find_map(|(start, range)| {
             let skip = usize::try_from(at.0.checked_sub(start.0)?).ok()?;
             self.bytes
                 .get(range.clone())?
