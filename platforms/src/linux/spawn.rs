@@ -97,8 +97,9 @@ pub fn launch(
     stdout: ChildStdout,
 ) -> Result<Launched, LaunchError> {
     // The C library has the shell read what the kernel does not run: it would say something else about it.
-    let kind = thirty_two_bit(Path::new(program));
-    if let Some(kind) = kind.filter(|&kind| kind == ThirtyTwoBit::X32) {
+    let is_path = program.as_encoded_bytes().contains(&b'/');
+    if is_path && thirty_two_bit(Path::new(program)) == Some(ThirtyTwoBit::X32) {
+        let kind = ThirtyTwoBit::X32;
         let program = program.to_owned();
         return Err(LaunchError::ThirtyTwoBit { program, kind });
     }
