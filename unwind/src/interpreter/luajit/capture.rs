@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::calibrate::Vm;
+use super::functions::Wanted;
 use super::layout::{CFRAME_BYTES, CFRAME_RETURN, GCT_THREAD, Layout, u32_in, u64_in};
 use crate::address::Avma;
 use crate::interpreter::{ThreadContext, VolatileCopy};
@@ -16,8 +17,8 @@ pub(super) const THREADS_MAX: usize = 16;
 /// How many virtual machines are asked whether they run on the thread.
 const VMS_ASKED_MAX: usize = 4;
 
-/// How far the stack is searched for the next C frame outside one that C code has called, in words.
-const SEARCH_WORDS_MAX: u64 = 4096;
+/// How far the stack is searched for the next C frame outside one that C code has called, in bytes.
+const SEARCH_BYTES_MAX: usize = 32 << 10;
 
 /// How far above the highest known slot frames of functions can lie that have not been entered in `base` or `top`: a
 /// function has at most 250 slots.
@@ -25,6 +26,9 @@ const SLACK_BYTES: u64 = 256 * 8;
 
 /// The low bits of a C frame's address are flags (`CFRAME_RESUME`, `CFRAME_UNWIND_FF`).
 const CFRAME_FLAGS: u64 = 3;
+
+/// `vmstate` while the interpreter executes, or C code that it has called (lj_obj.h, LJ_VMST_INTERP).
+pub(super) const STATE_INTERPRETER: i32 = !0;
 
 /// DWARF numbers of registers in which the interpreter has the base of the executed function, or of a builtin.
 pub(super) const RDX: u16 = 1;
@@ -54,6 +58,8 @@ pub(super) struct Capture {
     pub(super) jit_base: u64,
     /// The table of traces and how many there is room for.
     pub(super) traces: Option<(u64, u32)>,
+    /// The Lua threads of which all that is in use was copied.
+    pub(super) copied: Vec<u64>,
 }
 
 impl Default for Capture {
@@ -65,6 +71,7 @@ impl Default for Capture {
             vmstate: 0,
             jit_base: 0,
             traces: None,
+            copied: Vec::with_capacity(THREADS_MAX),
         }
     }
 }
@@ -74,6 +81,7 @@ impl Capture {
         self.vm = None;
         self.cframes.clear();
         self.traces = None;
+        self.copied.clear();
     }
 
     /// Copies what is needed of the virtual machine that runs on `thread`, if one of `vms` does. The one at position
@@ -94,7 +102,7 @@ impl Capture {
             };
             if self.take_vm(vm, interpreter, thread, copy).is_some() {
                 self.vm = Some(position);
-                self.copy_stacks(vm.layout, thread, copy);
+                self.copy_stacks(vm.layout, interpreter, thread, copy);
                 return;
             }
             self.cframes.clear();
@@ -173,8 +181,14 @@ impl Capture {
         }
     }
 
-    /// Copies the Lua threads and their stacks.
-    fn copy_stacks(&self, layout: &Layout, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
+    /// Copies the Lua threads, their stacks, and the functions on these.
+    fn copy_stacks(
+        &mut self,
+        layout: &Layout,
+        interpreter: &Range<Avma>,
+        thread: &ThreadContext,
+        copy: &mut VolatileCopy<'_>,
+    ) {
         let mut threads = [0; THREADS_MAX];
         let mut count = 0;
         for cframe in &self.cframes {
@@ -194,6 +208,7 @@ impl Capture {
             regions += 1;
         }
         copy.copy_all(wanted.get(..regions).unwrap_or_default());
+        let mut stacks = [Used::default(); THREADS_MAX];
         let mut wanted = [(Avma(0), 0); THREADS_MAX];
         let mut regions = 0;
         for &lua in threads {
@@ -201,16 +216,30 @@ impl Capture {
             let jit_base = is_current.then_some(self.jit_base);
             let registers =
                 [RDX, RBP].map(|register| thread.registers.get(register).filter(|_| is_current));
-            let highest = registers.into_iter().chain([jit_base]).flatten();
-            if let (Some(region), Some(free)) = (
-                used_stack(layout, copy, lua, highest),
+            let [rdx, rbp] = registers;
+            if let (Some(used), Some(free), Some(region)) = (
+                Used::find(layout, copy, lua, [rdx, rbp, jit_base]),
+                stacks.get_mut(regions),
                 wanted.get_mut(regions),
             ) {
-                *free = region;
+                *free = used;
+                *region = (Avma(used.stack), used.bytes);
                 regions += 1;
             }
         }
         copy.copy_all(wanted.get(..regions).unwrap_or_default());
+        let mut functions = Wanted::default();
+        let is_in_c = self.vmstate == STATE_INTERPRETER
+            && !thread.registers.pc().is_some_and(|pc| interpreter.contains(&pc));
+        for used in stacks.get(..regions).unwrap_or_default() {
+            let copied = copy.slice_at(Avma(used.stack)).len() as u64;
+            if used.stack.saturating_add(copied) >= used.highest && copied > 0 {
+                self.copied.push(used.thread);
+                let is_above = is_in_c && used.thread == self.current;
+                functions.add_of_stack(layout, copy, used.stack, used.bases(), is_above);
+            }
+        }
+        functions.copy(layout, copy);
     }
 }
 
@@ -264,50 +293,85 @@ fn search(
     copy: &VolatileCopy<'_>,
     from: u64,
 ) -> Option<CFrame> {
-    for word in 0..SEARCH_WORDS_MAX {
-        let slot = from.checked_add(word * 8)?;
-        if !thread.stack.contains(&Avma(slot)) {
-            break;
+    /// Read at once: to ask for each word would take as long as all else.
+    const CHUNK_BYTES: usize = 512;
+    let mut chunk = [0; CHUNK_BYTES];
+    let mut next = from;
+    for _ in 0..SEARCH_BYTES_MAX / CHUNK_BYTES {
+        let read = copy.stack().read(Avma(next), &mut chunk).ok()?;
+        let words = chunk.get(..read)?.chunks_exact(8);
+        for (slot, word) in (next..).step_by(8).zip(words) {
+            let at = slot.checked_add(8)?;
+            if !interpreter.contains(&Avma(u64_in(word, 0)?)) {
+                continue;
+            }
+            let lua = thread_of(layout, copy, at)?;
+            if lua != 0 && lua.is_multiple_of(layout.reference_bytes()) {
+                return thread
+                    .stack
+                    .contains(&Avma(slot))
+                    .then_some(CFrame { at, thread: lua });
+            }
         }
-        let at = slot.checked_add(8)?;
-        if !interpreter.contains(&Avma(copy.word(Avma(slot))?)) {
-            continue;
-        }
-        let lua = thread_of(layout, copy, at)?;
-        if lua != 0 && lua.is_multiple_of(layout.reference_bytes()) {
-            return Some(CFrame { at, thread: lua });
-        }
+        next = next.checked_add(CHUNK_BYTES as u64)?;
     }
     None
 }
 
 /// What is in use of the stack of a Lua thread.
-fn used_stack(
-    layout: &Layout,
-    copy: &VolatileCopy<'_>,
-    lua: u64,
-    others: impl Iterator<Item = u64>,
-) -> Option<(Avma, usize)> {
-    let word = |field: u64| copy.word(Avma(lua.checked_add(field)?));
-    let reference = |field| {
-        let word = word(field)?;
-        Some(if layout.gc64 {
-            word
-        } else {
-            word & u64::from(u32::MAX)
-        })
-    };
-    let stack = reference(layout.thread.stack)?;
-    let end = reference(layout.thread.maxstack)?.checked_add(SLACK_BYTES)?;
-    let base = word(layout.thread.base)?;
-    let top = word(layout.thread.top)?;
-    let highest = others
-        .chain([base, top])
-        .filter(|highest| (stack..=end).contains(highest))
-        .max()?;
-    let bytes = highest
-        .checked_add(SLACK_BYTES)?
-        .min(end)
-        .checked_sub(stack)?;
-    Some((Avma(stack), usize::try_from(bytes).ok()?))
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    thread: u64,
+    stack: u64,
+    /// The highest slot that is known to be in use.
+    highest: u64,
+    /// What is to be copied.
+    bytes: usize,
+    /// Where the slots of the innermost function may begin.
+    bases: [u64; 4],
+    bases_count: usize,
+}
+
+impl Used {
+    /// Of `lua`, the innermost function of which may as well have its slots at one of `others`.
+    fn find(
+        layout: &Layout,
+        copy: &VolatileCopy<'_>,
+        lua: u64,
+        others: [Option<u64>; 3],
+    ) -> Option<Self> {
+        let word = |field: u64| copy.word(Avma(lua.checked_add(field)?));
+        let reference = |field| {
+            let word = word(field)?;
+            Some(if layout.gc64 {
+                word
+            } else {
+                word & u64::from(u32::MAX)
+            })
+        };
+        let stack = reference(layout.thread.stack)?;
+        let end = reference(layout.thread.maxstack)?.checked_add(SLACK_BYTES)?;
+        let (base, top) = (word(layout.thread.base)?, word(layout.thread.top)?);
+        let mut used = Self {
+            thread: lua,
+            stack,
+            highest: Some(top).filter(|top| (stack..=end).contains(top)).unwrap_or(stack),
+            ..Self::default()
+        };
+        for base in others.into_iter().flatten().chain([base]) {
+            let is_base = (stack..=end).contains(&base) && base.is_multiple_of(8);
+            if let Some(free) = used.bases.get_mut(used.bases_count).filter(|_| is_base) {
+                *free = base;
+                used.bases_count += 1;
+                used.highest = used.highest.max(base);
+            }
+        }
+        let upto = used.highest.checked_add(SLACK_BYTES)?.min(end);
+        used.bytes = usize::try_from(upto.checked_sub(stack)?).ok()?;
+        Some(used)
+    }
+
+    fn bases(&self) -> &[u64] {
+        self.bases.get(..self.bases_count).unwrap_or_default()
+    }
 }

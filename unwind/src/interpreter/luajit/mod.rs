@@ -12,6 +12,7 @@
 mod calibrate;
 mod capture;
 mod detect;
+mod functions;
 mod layout;
 mod names;
 mod proto;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::capture::{CFrame, RDX};
+use super::capture::{CFrame, RDX, STATE_INTERPRETER};
 use super::layout::Layout;
 use super::names;
 use super::proto::{Callee, callee};
@@ -17,7 +17,6 @@ use crate::interpreter::{
 use crate::memory::MemoryReader;
 
 /// What a virtual machine does, as minus one less the number in `vmstate` (lj_obj.h, LJ_VMST_*).
-const STATE_INTERPRETER: i32 = !0;
 const STATE_GC: i32 = !2;
 const STATE_EXIT: i32 = !3;
 const STATE_RECORD: i32 = !4;
@@ -105,6 +104,10 @@ impl ThreadWalk<'_> {
             return;
         };
         let at = Some(self.native_of(first).start);
+        if !self.process.capture.copied.contains(&innermost.thread) {
+            // What its stack holds by now is not what it held.
+            return self.lose(Lost::TooDeep, at);
+        }
         let Some(lua) = LuaThread::read(self.memory, self.layout, innermost.thread) else {
             return self.lose(Lost::Unreadable, at);
         };
