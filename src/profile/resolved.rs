@@ -1,6 +1,6 @@
 //! A profile with names: what every export reads.
 
-use sampler_unwind::interpreter::Language;
+use sampler_unwind::interpreter::{Language, LinePrecision};
 
 use super::stacks::End;
 use super::summary::Summary;
@@ -38,6 +38,8 @@ pub struct ResolvedFrame {
     pub file: Option<String>,
     /// The line in it.
     pub line: Option<u32>,
+    /// How well that is known, of interpreted code.
+    pub line_precision: Option<LinePrecision>,
     /// Whether the function was inlined into the frame outside it.
     pub inlined: bool,
     /// What kind of code it is.
