@@ -1,7 +1,7 @@
 //! What interpreters add to the stop of a thread: `cargo bench --bench capture`.
 //!
-//! A script runs throughout; recordings with its frames and without (`--lang none`) take turns. The goal is at most 10 µs
-//! more in half of the stops.
+//! A script runs throughout; recordings with its frames and without (`--lang none`) take turns. The goal is at most
+//! 10 µs more in half of the stops.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::process::Command;

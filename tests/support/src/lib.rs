@@ -7,6 +7,7 @@
 mod bare_cycle;
 mod dump;
 mod fixture;
+mod luajit;
 mod need;
 mod report;
 mod sampler;
@@ -16,6 +17,7 @@ mod watchdog;
 pub use bare_cycle::{STACK_BYTES, bare_cycle};
 pub use dump::{Dump, DumpFrame, Group};
 pub use fixture::{RECIPES, Recipe, Tool, fixture, fixtures_dir, repository};
+pub use luajit::{LuaJit, need_lupa, never_were};
 pub use need::{PACKAGES, installed, need, need_root};
 pub use nix::sys::signal::Signal;
 pub use report::{Frame, Overhead, PauseNs, Process, Report, Stack, Summary, Thread, Weights};

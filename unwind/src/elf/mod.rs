@@ -283,7 +283,7 @@ impl ElfImage {
     }
 
     /// The interpreters it holds, found on the first call.
-    pub(crate) fn runtimes(&self) -> &Runtimes {
+    pub fn runtimes(&self) -> &[(Language, Arc<dyn RuntimeImage>)] {
         self.runtimes.get_or_init(|| interpreter::detect(self))
     }
 

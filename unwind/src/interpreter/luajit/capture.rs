@@ -43,13 +43,9 @@ pub(super) struct CFrame {
     pub(super) thread: u64,
 }
 
-/// What was found of one thread.
-#[derive(Debug)]
-pub(super) struct Capture {
-    /// The position of the virtual machine among those that are known; `None` if none runs here.
-    pub(super) vm: Option<usize>,
-    /// From the innermost outwards.
-    pub(super) cframes: Vec<CFrame>,
+/// What a virtual machine does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Roots {
     /// The Lua thread that is being executed.
     pub(super) current: u64,
     /// A trace's number, or minus one less a state.
@@ -58,6 +54,65 @@ pub(super) struct Capture {
     pub(super) jit_base: u64,
     /// The table of traces and how many there is room for.
     pub(super) traces: Option<(u64, u32)>,
+}
+
+impl Roots {
+    /// Of `vm`, with the innermost C frame that it has on `thread`; `None` if it does not run there.
+    fn copy(
+        vm: &Vm,
+        interpreter: &Range<Avma>,
+        thread: &ThreadContext,
+        copy: &mut VolatileCopy<'_>,
+    ) -> Option<(Self, CFrame)> {
+        let layout = vm.layout;
+        let behind_traces = vm.traces.map_or(vm.current + 16, |traces| traces + 16);
+        let bytes = usize::try_from(behind_traces.checked_sub(vm.vmstate)?).ok()?;
+        let global = copy.copy(Avma(vm.global.checked_add(vm.vmstate)?), bytes);
+        let field = |at: u64| usize::try_from(at.wrapping_sub(vm.vmstate)).unwrap_or(usize::MAX);
+        let roots = Self {
+            current: layout.reference_in(global, field(vm.current))?,
+            vmstate: u32_in(global, 0)?.cast_signed(),
+            jit_base: layout.reference_in(global, field(vm.current + layout.reference_bytes()))?,
+            traces: vm.traces.and_then(|at| {
+                let table = u64_in(global, field(at))?;
+                Some((table, u32_in(global, field(at + 12))?))
+            }),
+        };
+        let current = copy_thread(vm, roots.current, copy)?;
+        let cframe = u64_in(current, usize::try_from(layout.thread.cframe).ok()?)? & !CFRAME_FLAGS;
+        let is_within = thread.stack.contains(&Avma(cframe)) && stack_pointer(thread)? <= cframe;
+        if is_within && thread_of(layout, copy, cframe) == Some(roots.current) {
+            let first = CFrame {
+                at: cframe,
+                thread: roots.current,
+            };
+            return Some((roots, first));
+        }
+        // C code has resumed another thread, which has just ended.
+        let first = search(layout, interpreter, thread, copy, stack_pointer(thread)?)?;
+        copy_thread(vm, first.thread, copy)?;
+        Some((roots, first))
+    }
+}
+
+/// Copies a Lua thread, if it is one of `vm`.
+fn copy_thread<'a>(vm: &Vm, lua: u64, copy: &'a mut VolatileCopy<'_>) -> Option<&'a [u8]> {
+    let layout = vm.layout;
+    let bytes = copy.copy(Avma(lua), layout.thread.bytes);
+    let is_thread = bytes.get(usize::try_from(layout.gct).ok()?) == Some(&GCT_THREAD);
+    let global = layout.reference_in(bytes, usize::try_from(layout.thread.glref).ok()?)?;
+    (is_thread && global == vm.global).then_some(bytes)
+}
+
+/// What was found of one thread.
+#[derive(Debug)]
+pub(super) struct Capture {
+    /// The position of the virtual machine among those that are known; `None` if none runs here.
+    pub(super) vm: Option<usize>,
+    /// From the innermost outwards.
+    pub(super) cframes: Vec<CFrame>,
+    /// What that does.
+    pub(super) roots: Roots,
     /// The Lua threads of which all that is in use was copied.
     pub(super) copied: Vec<u64>,
 }
@@ -67,10 +122,7 @@ impl Default for Capture {
         Self {
             vm: None,
             cframes: Vec::with_capacity(CFRAMES_MAX),
-            current: 0,
-            vmstate: 0,
-            jit_base: 0,
-            traces: None,
+            roots: Roots::default(),
             copied: Vec::with_capacity(THREADS_MAX),
         }
     }
@@ -80,12 +132,11 @@ impl Capture {
     fn clear(&mut self) {
         self.vm = None;
         self.cframes.clear();
-        self.traces = None;
         self.copied.clear();
     }
 
-    /// Copies what is needed of the virtual machine that runs on `thread`, if one of `vms` does. The one at position
-    /// `last` is asked first.
+    /// Copies what is needed of the virtual machine that runs on `thread`, if one of `vms` does: of several the
+    /// innermost one. The one at position `last` is asked first.
     pub(super) fn take(
         &mut self,
         vms: &[Vm],
@@ -95,74 +146,25 @@ impl Capture {
         copy: &mut VolatileCopy<'_>,
     ) {
         self.clear();
+        let mut innermost: Option<(&Vm, CFrame)> = None;
         let order = (0..vms.len()).map(|turn| (last + turn) % vms.len());
         for position in order.take(VMS_ASKED_MAX) {
             let Some(vm) = vms.get(position) else {
                 continue;
             };
-            if self.take_vm(vm, interpreter, thread, copy).is_some() {
+            let Some((roots, first)) = Roots::copy(vm, interpreter, thread, copy) else {
+                continue;
+            };
+            if innermost.is_none_or(|(_, known)| first.at < known.at) {
+                innermost = Some((vm, first));
                 self.vm = Some(position);
-                self.copy_stacks(vm.layout, interpreter, thread, copy);
-                return;
+                self.roots = roots;
             }
-            self.cframes.clear();
         }
-    }
-
-    /// `None` if it does not run here.
-    fn take_vm(
-        &mut self,
-        vm: &Vm,
-        interpreter: &Range<Avma>,
-        thread: &ThreadContext,
-        copy: &mut VolatileCopy<'_>,
-    ) -> Option<()> {
-        let layout = vm.layout;
-        let behind_traces = vm.traces.map_or(vm.current + 16, |traces| traces + 16);
-        let bytes = usize::try_from(behind_traces.checked_sub(vm.vmstate)?).ok()?;
-        let global = copy.copy(Avma(vm.global.checked_add(vm.vmstate)?), bytes);
-        let field = |at: u64| usize::try_from(at.wrapping_sub(vm.vmstate)).unwrap_or(usize::MAX);
-        self.vmstate = u32_in(global, 0)?.cast_signed();
-        self.current = layout.reference_in(global, field(vm.current))?;
-        self.jit_base =
-            layout.reference_in(global, field(vm.current + layout.reference_bytes()))?;
-        self.traces = vm.traces.and_then(|at| {
-            let table = u64_in(global, field(at))?;
-            Some((table, u32_in(global, field(at + 12))?))
-        });
-        let current = copy.copy(Avma(self.current), layout.thread.bytes);
-        let is_thread = usize::try_from(layout.gct)
-            .ok()
-            .and_then(|gct| current.get(gct))
-            == Some(&GCT_THREAD);
-        let global = layout.reference_in(current, usize::try_from(layout.thread.glref).ok()?)?;
-        if !is_thread || global != vm.global {
-            return None;
+        if let Some((vm, first)) = innermost {
+            self.follow(vm.layout, interpreter, thread, copy, first);
+            self.copy_stacks(vm.layout, interpreter, thread, copy);
         }
-        let cframe = u64_in(current, usize::try_from(layout.thread.cframe).ok()?)? & !CFRAME_FLAGS;
-        let first = CFrame {
-            at: cframe,
-            thread: self.current,
-        };
-        let first = match self.is_on_stack(layout, first, thread, copy) {
-            true => first,
-            // C code has resumed another thread, which has just ended.
-            false => search(layout, interpreter, thread, copy, stack_pointer(thread)?)?,
-        };
-        self.follow(layout, interpreter, thread, copy, first);
-        Some(())
-    }
-
-    fn is_on_stack(
-        &self,
-        layout: &Layout,
-        cframe: CFrame,
-        thread: &ThreadContext,
-        copy: &VolatileCopy<'_>,
-    ) -> bool {
-        let is_within = thread.stack.contains(&Avma(cframe.at))
-            && stack_pointer(thread).is_some_and(|sp| sp <= cframe.at);
-        is_within && thread_of(layout, copy, cframe.at) == Some(cframe.thread)
     }
 
     /// Finds all C frames from `first` outwards.
@@ -202,7 +204,7 @@ impl Capture {
         let threads = threads.get(..count).unwrap_or_default();
         let mut wanted = [(Avma(0), 0); THREADS_MAX];
         let mut regions = 0;
-        let others = threads.iter().filter(|&&other| other != self.current);
+        let others = threads.iter().filter(|&&other| other != self.roots.current);
         for (&other, wanted) in others.zip(&mut wanted) {
             *wanted = (Avma(other), layout.thread.bytes);
             regions += 1;
@@ -212,8 +214,8 @@ impl Capture {
         let mut wanted = [(Avma(0), 0); THREADS_MAX];
         let mut regions = 0;
         for &lua in threads {
-            let is_current = lua == self.current;
-            let jit_base = is_current.then_some(self.jit_base);
+            let is_current = lua == self.roots.current;
+            let jit_base = is_current.then_some(self.roots.jit_base);
             let registers =
                 [RDX, RBP].map(|register| thread.registers.get(register).filter(|_| is_current));
             let [rdx, rbp] = registers;
@@ -229,13 +231,16 @@ impl Capture {
         }
         copy.copy_all(wanted.get(..regions).unwrap_or_default());
         let mut functions = Wanted::default();
-        let is_in_c = self.vmstate == STATE_INTERPRETER
-            && !thread.registers.pc().is_some_and(|pc| interpreter.contains(&pc));
+        let is_in_c = self.roots.vmstate == STATE_INTERPRETER
+            && !thread
+                .registers
+                .pc()
+                .is_some_and(|pc| interpreter.contains(&pc));
         for used in stacks.get(..regions).unwrap_or_default() {
             let copied = copy.slice_at(Avma(used.stack)).len() as u64;
             if used.stack.saturating_add(copied) >= used.highest && copied > 0 {
                 self.copied.push(used.thread);
-                let is_above = is_in_c && used.thread == self.current;
+                let is_above = is_in_c && used.thread == self.roots.current;
                 functions.add_of_stack(layout, copy, used.stack, used.bases(), is_above);
             }
         }
@@ -355,7 +360,9 @@ impl Used {
         let mut used = Self {
             thread: lua,
             stack,
-            highest: Some(top).filter(|top| (stack..=end).contains(top)).unwrap_or(stack),
+            highest: Some(top)
+                .filter(|top| (stack..=end).contains(top))
+                .unwrap_or(stack),
             ..Self::default()
         };
         for base in others.into_iter().flatten().chain([base]) {
