@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
-use sampler_unwind::interpreter::Language;
+use sampler_unwind::interpreter::{Language, LinePrecision};
 use serde::ser::{Serialize, Serializer};
 
 use crate::profile::{
@@ -222,6 +222,7 @@ struct Frame<'a> {
     module: Option<&'a str>,
     file: Option<&'a str>,
     line: Option<u32>,
+    line_precision: Option<&'static str>,
     inlined: bool,
     kind: FrameKind,
     language: Option<&'static str>,
@@ -234,10 +235,19 @@ impl<'a> From<&'a ResolvedFrame> for Frame<'a> {
             module: frame.module.as_deref(),
             file: frame.file.as_deref(),
             line: frame.line,
+            line_precision: frame.line_precision.map(precision_name),
             inlined: frame.inlined,
             kind: frame.kind,
             language: frame.language.map(Language::name),
         }
+    }
+}
+
+fn precision_name(precision: LinePrecision) -> &'static str {
+    match precision {
+        LinePrecision::Exact => "exact",
+        LinePrecision::Block => "block",
+        LinePrecision::Function => "function",
     }
 }
 

@@ -153,6 +153,7 @@ impl<'a> Rooted<'a> {
                 module: None,
                 file: None,
                 line: None,
+                line_precision: None,
                 inlined: false,
                 kind: FrameKind::Note,
                 language: None,

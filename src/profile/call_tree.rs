@@ -338,6 +338,7 @@ mod tests {
             module: Some(module.into()),
             file: Some("a.c".into()),
             line: Some(line),
+            line_precision: None,
             inlined: false,
             kind: FrameKind::Native,
             language: None,

@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use sampler_unwind::interpreter::Language;
+use sampler_unwind::interpreter::{Language, LinePrecision};
 
 use super::stacks::{End, StackId};
 use super::summary::Summary;
@@ -42,6 +42,8 @@ pub struct ResolvedFrame {
     pub file: Option<String>,
     /// The line in it.
     pub line: Option<u32>,
+    /// How well that is known, of interpreted code.
+    pub line_precision: Option<LinePrecision>,
     /// Whether the function was inlined into the frame outside it.
     pub inlined: bool,
     /// What kind of code it is.

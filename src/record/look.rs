@@ -260,7 +260,7 @@ impl Looker {
             self.copy_stack(process, &thread.plan, sp, || true)
                 .map_err(unreadable)?;
             let registers = registers_asleep(state, pc, sp);
-            self.capture(process, interpreters, thread, registers, false);
+            self.capture(process, interpreters, thread, registers, None);
             let after = thread.files.sched_stat().map_err(unseen)?;
             if after.timeslices == sched.timeslices {
                 self.walk_again(process, interpreters, thread);
@@ -354,18 +354,25 @@ impl Looker {
         self.copy_stack(process, &thread.plan, sp, || Instant::now() < until)
             .map_err(unreadable)?;
         thread.thread_pointer = Some(registers.thread_pointer);
-        self.capture(process, interpreters, thread, registers.registers, true);
+        self.capture(
+            process,
+            interpreters,
+            thread,
+            registers.registers,
+            Some(until),
+        );
         Ok((registers, repaired.unwrap_or(false)))
     }
 
-    /// Has the interpreters copy what they need besides the stack. The thread stands still, or sleeps.
+    /// Has the interpreters copy what they need besides the stack. The thread stands still, at most `until` then, or
+    /// sleeps.
     fn capture(
         &mut self,
         process: ProcessView<'_>,
         interpreters: &mut Interpreters,
         thread: &Thread,
         registers: Registers,
-        is_running: bool,
+        until: Option<Instant>,
     ) {
         self.context = ThreadContext {
             tid: thread.tid.0,
@@ -373,10 +380,12 @@ impl Looker {
             registers,
             thread_pointer: thread.thread_pointer,
             stack: self.copy.live_range(),
-            is_running,
+            is_running: until.is_some(),
         };
         self.volatile.clear();
-        let mut volatile = VolatileCopy::new(&mut self.volatile, &self.copy, process.memory);
+        let may_go_on = || until.is_none_or(|until| Instant::now() < until);
+        let mut volatile = VolatileCopy::new(&mut self.volatile, &self.copy, process.memory)
+            .as_long_as(&may_go_on);
         interpreters.capture(&self.context, &mut volatile);
     }
 

@@ -1,6 +1,6 @@
 //! Names for frames that are not machine code, or whose machine code has no name.
 
-use sampler_unwind::interpreter::{Function, FunctionKind};
+use sampler_unwind::interpreter::{Function, FunctionKind, LinePrecision};
 
 use super::By;
 use crate::profile::{End, FrameKey, FrameKind, JitCode, ModuleInfo, ResolvedFrame};
@@ -13,7 +13,7 @@ const JIT_MODULE: &str = "[jit]";
 pub(super) fn interpreted_frame(
     function: &Function,
     name: &str,
-    line: u32,
+    (line, precision): (u32, LinePrecision),
     kind: FunctionKind,
     by: By,
 ) -> ResolvedFrame {
@@ -36,6 +36,7 @@ pub(super) fn interpreted_frame(
         module: Some(function.language.name().to_owned()),
         file: Some(function.file.clone()).filter(|file| !file.is_empty()),
         line: Some(line).filter(|&line| line > 0),
+        line_precision: Some(precision).filter(|_| line > 0),
         inlined: kind == FunctionKind::Inlined,
         kind: match kind {
             FunctionKind::Interpreted => FrameKind::Interpreted,
@@ -115,6 +116,7 @@ pub(super) fn named_frame(module: &ModuleInfo, symbol: Symbol, by: By) -> Resolv
         module: Some(module_name(module).to_owned()),
         file: symbol.file,
         line: symbol.line,
+        line_precision: None,
         inlined: symbol.inlined,
         kind: FrameKind::Native,
         language: None,
@@ -129,6 +131,7 @@ pub(super) fn jit_frame(code: &JitCode, lookup_address: u64) -> ResolvedFrame {
         module: Some(JIT_MODULE.to_owned()),
         file: line.map(|(file, _)| file.to_owned()),
         line: line.map(|(_, line)| line),
+        line_precision: None,
         inlined: false,
         kind: FrameKind::Native,
         language: None,
@@ -141,6 +144,7 @@ fn without_source(function: String, module: Option<&str>, kind: FrameKind) -> Re
         module: module.map(str::to_owned),
         file: None,
         line: None,
+        line_precision: None,
         inlined: false,
         kind,
         language: None,

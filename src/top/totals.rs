@@ -239,6 +239,7 @@ mod tests {
             module: Some("prog".to_owned()),
             file: Some(format!("/src/{function}.c")),
             line: Some(line),
+            line_precision: None,
             inlined: false,
             kind,
             language: None,

@@ -309,6 +309,7 @@ fn with_processes(profile: &ResolvedProfile) -> (Vec<ResolvedFrame>, Vec<Option<
                 module: None,
                 file: None,
                 line: None,
+                line_precision: None,
                 inlined: false,
                 kind: FrameKind::Note,
                 language: None,

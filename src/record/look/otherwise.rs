@@ -1,5 +1,7 @@
 //! Looks at threads where not everything can be had of them: they may not be stopped, or read, or not while they sleep.
 
+use std::time::Instant;
+
 use sampler_platforms::linux::abilities::Rung;
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::ProcState;
@@ -51,7 +53,8 @@ impl Looker {
         self.context.namespace_tid = thread.namespace_tid();
         self.copy.clear();
         let registers = Registers::unknown(&Arch::X86_64);
-        self.capture(process, interpreters, thread, registers, true);
+        let until = Some(Instant::now() + self.pause_max);
+        self.capture(process, interpreters, thread, registers, until);
         self.walk_again(process, interpreters, thread);
         costs.read_unstopped();
         Ok(from_afar(ThreadState::Running, FrameKey::NotStopped, sched))

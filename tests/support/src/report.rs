@@ -139,6 +139,7 @@ pub struct Frame {
     pub module: Option<String>,
     pub file: Option<String>,
     pub line: Option<u32>,
+    pub line_precision: Option<String>,
     pub inlined: bool,
     pub kind: String,
     pub language: Option<String>,

@@ -282,7 +282,7 @@ impl ElfImage {
             .get_or_init(|| UnwindSections::find(self))
     }
 
-    /// The interpreters it holds, found on the first call: that takes reading all of its data.
+    /// The interpreters it holds, found on the first call.
     pub fn runtimes(&self) -> &Runtimes {
         self.runtimes.get_or_init(|| interpreter::detect(self))
     }

@@ -32,6 +32,7 @@ pub(crate) const NATIVE_BYTES: usize = 0x1000;
 /// The stack pointer of the interpreter.
 pub(crate) const CFRAME: u64 = NATIVE + 0x200;
 pub(crate) const INTERPRETER: std::ops::Range<Avma> = Avma(0x50_0000)..Avma(0x50_4000);
+pub(crate) const IMAGE: std::ops::Range<Avma> = Avma(0x4f_0000)..Avma(0x50_8000);
 pub(crate) const MACHINE_CODE: u64 = 0x60_0000;
 
 pub(crate) const OUTER_BASE: u64 = LUA_STACK + 32;
@@ -156,7 +157,7 @@ impl Memory {
         self.put_u64(TRACES + 8, TRACE);
         self.put(TRACE + 9, &[9, 2, 0]);
         self.put_u64(TRACE + 0x20, CONSTANTS);
-        self.put_u32(TRACE + 0x2c, 8);
+        self.put_u32(TRACE + 0x2c, 6);
         self.put_u64(TRACE + 0x30, SNAPSHOTS);
         self.put_u64(TRACE + 0x38, MAP);
         self.put_u64(TRACE + 0x48, OUTER_PROTO + 0x68 + 4);
@@ -217,6 +218,15 @@ pub(super) fn sample(
     let mut buffer = VolatileBuffer::default();
     let mut copy = VolatileCopy::new(&mut buffer, memory, memory);
     process.capture(thread, &mut copy);
+    walk(process, thread, memory)
+}
+
+/// The same, of what was captured.
+pub(super) fn walk(
+    process: &mut LuaJitProcess,
+    thread: &ThreadContext,
+    memory: &dyn MemoryReader,
+) -> (Walked, Segments) {
     process.begin(thread, memory);
     let pc = thread.registers.pc().unwrap();
     let frame = NativeFrame {
@@ -269,7 +279,7 @@ pub(crate) fn walk_damaged(
         }
     };
     damage(&mut memory, before);
-    let mut process = LuaJitProcess::new(INTERPRETER);
+    let mut process = LuaJitProcess::new(INTERPRETER, IMAGE);
     sample(&mut process, &interpreting(), &memory);
     memory.put_u32(GLOBAL + 0xb8, state);
     memory.put_u64(GLOBAL + 0x178, OUTER_BASE);

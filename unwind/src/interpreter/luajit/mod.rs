@@ -12,6 +12,11 @@
 mod calibrate;
 mod capture;
 mod detect;
+#[cfg(test)]
+mod frozen_tests;
+mod functions;
+#[cfg(test)]
+mod header_tests;
 mod layout;
 #[cfg(any(test, fuzzing))]
 pub(super) mod machine;
@@ -24,9 +29,11 @@ mod thread_walk;
 mod trace;
 mod walk;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Interpreter, Language, Runtime, RuntimeImage, Unsupported};
+use crate::address::Svma;
 use crate::elf::ElfImage;
 use crate::memory::MemoryReader;
 use crate::modules::Module;
@@ -54,6 +61,10 @@ impl RuntimeImage for Image {
         self.version.clone()
     }
 
+    fn code(&self) -> Option<Range<Svma>> {
+        Some(self.interpreter.clone())
+    }
+
     fn attach(
         &self,
         module: &Module,
@@ -67,6 +78,9 @@ impl RuntimeImage for Image {
         }
         let start = module.bias.avma(self.interpreter.start);
         let end = module.bias.avma(self.interpreter.end);
-        Ok(Box::new(LuaJitProcess::new(start..end)))
+        Ok(Box::new(LuaJitProcess::new(
+            start..end,
+            module.avma.clone(),
+        )))
     }
 }

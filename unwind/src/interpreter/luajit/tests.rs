@@ -4,7 +4,11 @@ use proptest::prelude::*;
 
 use super::machine::*;
 use super::walk::LuaJitProcess;
-use crate::interpreter::{FunctionKind, LinePrecision, Lost, Segments, Walked};
+use crate::address::Avma;
+use crate::interpreter::{
+    FunctionKind, Interpreter, LinePrecision, Lost, Segments, VolatileBuffer, VolatileCopy, Walked,
+};
+use crate::memory::{MemoryReader, ReadError};
 
 fn frames(segments: &Segments) -> Vec<(String, u32, FunctionKind, LinePrecision)> {
     let frames = segments.frames.iter();
@@ -25,7 +29,7 @@ fn frames(segments: &Segments) -> Vec<(String, u32, FunctionKind, LinePrecision)
 #[test]
 fn the_first_sample_finds_the_state_and_the_next_one_the_frames() {
     let memory = Memory::new();
-    let mut process = LuaJitProcess::new(INTERPRETER);
+    let mut process = LuaJitProcess::new(INTERPRETER, IMAGE);
     let (walked, _) = sample(&mut process, &interpreting(), &memory);
     let reason = Lost::NotFound;
     assert_eq!(
@@ -49,7 +53,7 @@ fn the_first_sample_finds_the_state_and_the_next_one_the_frames() {
 #[test]
 fn a_trace_has_the_functions_that_were_inlined_into_it() {
     let mut memory = Memory::new();
-    let mut process = LuaJitProcess::new(INTERPRETER);
+    let mut process = LuaJitProcess::new(INTERPRETER, IMAGE);
     sample(&mut process, &interpreting(), &memory);
     memory.put_u32(GLOBAL + 0xb8, 1);
     memory.put_u64(GLOBAL + 0x178, OUTER_BASE);
@@ -64,15 +68,74 @@ fn a_trace_has_the_functions_that_were_inlined_into_it() {
 }
 
 #[test]
-fn a_function_that_is_gone_is_said_to_be() {
+fn a_trace_without_machine_addresses_tells_where_it_begins() {
     let mut memory = Memory::new();
-    let mut process = LuaJitProcess::new(INTERPRETER);
+    let mut process = LuaJitProcess::new(INTERPRETER, IMAGE);
     sample(&mut process, &interpreting(), &memory);
-    memory.put(INNER + 9, &[4]);
-    let (walked, segments) = sample(&mut process, &interpreting(), &memory);
-    // The base in the register is then not believed either.
-    assert!(matches!(walked, Walked::Whole | Walked::Lost { .. }));
-    assert!(segments.frames.len() <= 2);
+    memory.put_u32(GLOBAL + 0xb8, 1);
+    memory.put_u64(GLOBAL + 0x178, OUTER_BASE);
+    // As before 2021-03: the slots where the offset is now, and the entries before them.
+    memory.put(SNAPSHOTS, &[0, 0, 0, 0, 0, 0, 2, 2, 0, 1, 0, 0]);
+    memory.put(SNAPSHOTS + 12, &[2, 0, 0, 0, 0, 0, 5, 5, 2, 0, 0, 0]);
+    let (walked, segments) = sample(&mut process, &on_trace(), &memory);
+    assert_eq!(walked, Walked::Whole);
+    let (kind, precision) = (FunctionKind::Compiled, LinePrecision::Function);
+    assert_eq!(frames(&segments), [(String::new(), 11, kind, precision)]);
+}
+
+#[test]
+fn functions_that_are_gone_by_the_time_of_the_walk_are_what_they_were() {
+    let before = Memory::new();
+    let mut process = LuaJitProcess::new(INTERPRETER, IMAGE);
+    sample(&mut process, &interpreting(), &before);
+    let mut buffer = VolatileBuffer::default();
+    let mut copy = VolatileCopy::new(&mut buffer, &before, &before);
+    process.capture(&interpreting(), &mut copy);
+    let mut now = before.clone();
+    for function in [INNER, OUTER] {
+        now.put(function, &[0xaa; 0x28]);
+    }
+    let (walked, segments) = walk(&mut process, &interpreting(), &Later { buffer, now });
+    assert_eq!(walked, Walked::Whole);
+    let lines: Vec<u32> = segments.frames.iter().map(|frame| frame.line).collect();
+    assert_eq!(lines, [33, 12]);
+}
+
+#[test]
+fn what_was_not_copied_in_time_is_missing() {
+    let memory = Memory::new();
+    let mut process = LuaJitProcess::new(INTERPRETER, IMAGE);
+    sample(&mut process, &interpreting(), &memory);
+    // The state and the thread, but not its stack.
+    let left = std::cell::Cell::new(2u32);
+    let may_go_on = || left.replace(left.get().saturating_sub(1)) > 0;
+    let mut buffer = VolatileBuffer::default();
+    let mut copy = VolatileCopy::new(&mut buffer, &memory, &memory).as_long_as(&may_go_on);
+    process.capture(&interpreting(), &mut copy);
+    let (walked, segments) = walk(&mut process, &interpreting(), &memory);
+    let reason = Lost::TooDeep;
+    assert_eq!(
+        walked,
+        Walked::Lost {
+            reason,
+            at: Some(0)
+        }
+    );
+    assert!(segments.frames.is_empty());
+}
+
+/// What was copied, and the process as it is by now.
+struct Later {
+    buffer: VolatileBuffer,
+    now: Memory,
+}
+
+impl MemoryReader for Later {
+    fn read(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
+        self.buffer
+            .read(at, into)
+            .or_else(|_| self.now.read(at, into))
+    }
 }
 
 /// Numbers that lead somewhere.
