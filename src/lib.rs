@@ -5,9 +5,11 @@
 
 pub mod cli;
 pub mod demo;
+pub mod doctor;
 pub mod export;
 pub mod profile;
 pub mod record;
 pub mod recording;
 pub mod report;
 pub mod symbols;
+pub mod top;

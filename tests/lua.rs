@@ -3,7 +3,6 @@
 //! The truth comes from the programs: stacks that they print themselves (debug.traceback) at a place where they stop,
 //! shares of CPU time that they measure, and calls that they can have made.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sampler_tests_support::{
-    Ended, Frame, Report, Sampler, Stack, Target, need, repository, sampler,
+    Ended, Frame, Report, Sampler, Stack, Target, need, never_were, repository, sampler,
 };
 
 fn script(name: &str) -> PathBuf {
@@ -51,10 +50,16 @@ fn lines_of<'a>(frames: impl Iterator<Item = &'a Frame>) -> Vec<String> {
         .collect()
 }
 
-/// Starts the program that stops, and gives the lines that it says it is at, innermost first: it prints the stacks of
+/// The programs that stop, with the lines that they stop at and spin at, and how many frames they have.
+const STOPPING: [(&str, &str, &str, usize); 2] = [
+    ("stop.lua", "stop.lua:5", "stop.lua:7", 14),
+    ("callback.lua", "callback.lua:9", "callback.lua:11", 6),
+];
+
+/// Starts a program that stops, and gives the lines that it says it is at, innermost first: it prints the stacks of
 /// its coroutines from the outermost to the innermost.
-fn stacks_of(mode: &str, how: &str) -> (Target, Vec<String>) {
-    let mut target = lua(mode, "stop.lua", &[how]);
+fn stacks_of(mode: &str, name: &str, how: &str, frames: usize) -> (Target, Vec<String>) {
+    let mut target = lua(mode, name, &[how]);
     let mut sections = vec![String::new()];
     loop {
         let line = target.until_line(|_| true);
@@ -73,15 +78,19 @@ fn stacks_of(mode: &str, how: &str) -> (Target, Vec<String>) {
         .rev()
         .map(|section| lines_of_traceback(section));
     let lines: Vec<String> = lines.flatten().collect();
-    assert_eq!(lines.len(), 14, "the program stops elsewhere: {lines:?}");
+    assert_eq!(lines.len(), frames, "{name} stops elsewhere: {lines:?}");
     (target, lines)
 }
 
 #[test]
 fn a_sleeper_s_stack_is_the_one_that_it_has_printed() {
-    for mode in MODES {
+    let programs = STOPPING
+        .iter()
+        .flat_map(|program| MODES.map(|mode| (mode, program)));
+    for (mode, &(name, stops, _, frames)) in programs {
         let sampler = sampler!();
-        let (target, truth) = stacks_of(mode, "read");
+        let (target, truth) = stacks_of(mode, name, "read", frames);
+        assert_eq!(truth[0], stops);
         target.until_all_threads_sleep();
         let done = sampler.run(&["dump", "--json", "-p", &target.pid_text()]);
         done.expect_code(0);
@@ -109,14 +118,10 @@ fn record(sampler: &Sampler, target: &Target, arguments: &[&str]) -> Report {
 /// Asserts that hardly any stack in Lua lacks frames.
 #[track_caller]
 fn expect_whole(report: &Report) {
-    expect_lost_at_most(report, 0.005);
-}
-
-fn expect_lost_at_most(report: &Report, share: f64) {
     let whole = report.summary.interpreted;
     let lost: u64 = report.summary.interpreted_lost.values().sum();
     assert!(
-        whole > 0 && lost as f64 <= share * whole as f64 + 2.0,
+        whole > 0 && lost as f64 <= 0.005 * whole as f64 + 2.0,
         "{whole} whole, lost {:?}; the profile:\n{}",
         report.summary.interpreted_lost,
         report.heaviest()
@@ -125,11 +130,14 @@ fn expect_lost_at_most(report: &Report, share: f64) {
 
 #[test]
 fn a_spinning_thread_s_stacks_are_the_one_that_it_has_printed() {
-    for mode in MODES {
+    let programs = STOPPING
+        .iter()
+        .flat_map(|program| MODES.map(|mode| (mode, program)));
+    for (mode, &(name, _, spins, frames)) in programs {
         let sampler = sampler!();
-        let (target, mut truth) = stacks_of(mode, "spin");
+        let (target, mut truth) = stacks_of(mode, name, "spin", frames);
         // From the line with the output to that with the loop.
-        truth[0] = "stop.lua:7".to_owned();
+        truth[0] = spins.to_owned();
         target.until_it_ran();
         let report = record(&sampler, &target, &[]);
         report.expect_complete();
@@ -199,41 +207,14 @@ fn functions_and_lines_have_the_shares_that_they_took() {
 
 #[test]
 fn no_stack_is_one_that_never_was() {
-    /// Who is called by whom.
-    const VIA: [(&str, &str); 3] = [("via_a", "a"), ("via_b", "b"), ("via_c", "c")];
     for mode in MODES {
         let sampler = sampler!();
         let mut target = lua(mode, "alternate.lua", &[]);
         target.until_ready();
         let report = record(&sampler, &target, &[]);
-        // A third of it runs in closures that live for microseconds: some are gone before they are read.
-        expect_lost_at_most(&report, 0.15);
-        let mut impossible = BTreeSet::new();
-        // One that says that frames are missing is none that never was; how many may is asserted above.
-        let is_whole = |stack: &&Stack| {
-            let mut names = stack.frames.iter().map(|frame| &frame.function);
-            !names.any(|name| name.starts_with("[lua: lost"))
-        };
-        for stack in report.stacks.iter().filter(is_whole) {
-            let names: Vec<&str> = stack
-                .frames
-                .iter()
-                .filter(|frame| matches!(frame.kind.as_str(), "interpreted" | "compiled"))
-                .filter_map(|frame| frame.function.split(' ').next())
-                // The function of the coroutine has no name, or that of the variable through which it is called.
-                .filter(|name| !name.starts_with("alternate.lua") && *name != "co")
-                .collect();
-            let is_possible = match names.as_slice() {
-                [] | ["main"] => true,
-                ["main", caller] => VIA.iter().any(|(_, own)| own == caller),
-                ["main", caller, via] => VIA.contains(&(via, caller)),
-                ["main", caller, via, "leaf"] => VIA.contains(&(via, caller)),
-                _ => false,
-            };
-            if !is_possible {
-                impossible.insert(names.join(" > "));
-            }
-        }
+        // A third of it runs in closures that live for microseconds.
+        expect_whole(&report);
+        let impossible = never_were(&report);
         assert!(impossible.is_empty(), "{mode}: {impossible:#?}");
         report.expect_share("leaf", report.share_below("leaf"), 0.05);
     }
@@ -264,37 +245,7 @@ fn what_is_not_wanted_is_not_there() {
     report.expect_share("a line", report.share_below("leaf (alternate.lua:6)"), 0.05);
 }
 
-const NGINX: &str = r#"
-load_module /usr/lib/nginx/modules/ndk_http_module.so;
-load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
-daemon off; master_process off; pid nginx.pid; error_log error.log;
-events {}
-http {
-  access_log off;
-  client_body_temp_path a; proxy_temp_path b; fastcgi_temp_path c; uwsgi_temp_path d; scgi_temp_path e;
-  init_by_lua_block { cjson = require "cjson" print("ready") }
-  server {
-    listen 127.0.0.1:PORT;
-    location / { content_by_lua_block {
-      local function build(n)
-        local list = {}
-        for i = 1, n do list[i] = { id = i, name = string.format("item-%d", i), tags = { "a", "b" } } end
-        return list
-      end
-      local function checksum(text)
-        local sum = 0
-        for i = 1, #text do sum = (sum * 31 + text:byte(i)) % 65536 end
-        return sum
-      end
-      local text = cjson.encode(build(50))
-      local words = {}
-      for word in text:gmatch("%a+") do words[#words + 1] = word:upper() end
-      local replaced = ngx.re.gsub(text, "item-([0-9]+)", "x$1", "jo")
-      ngx.say(checksum(text), #cjson.decode(text), #words, #replaced)
-    } }
-  }
-}
-"#;
+const NGINX: &str = include_str!("../fixtures/lua/nginx.conf");
 
 /// A port that nobody listens on.
 fn free_port() -> u16 {
@@ -335,9 +286,16 @@ fn nginx_under_load_has_whole_lua_stacks() {
     load.args(["-t1", "-c8", "-d20", &format!("http://127.0.0.1:{port}/")]);
     let _load = Target::spawn(&mut load);
     nginx.until_it_ran();
-    let report = record(&sampler, &nginx, &[]);
-    report.expect_complete();
-    expect_whole(&report);
+    // At a rate for production, and at a high one.
+    let pid = nginx.pid_text();
+    for (rate, seconds) in [("99", "3"), ("997", "2")] {
+        let words = ["record", "-p", &pid, "-d", seconds, "-r", rate];
+        sampler.run(&words).expect_code(0);
+        let report = sampler.report();
+        report.expect_complete();
+        expect_whole(&report);
+    }
+    let report = sampler.report();
     let main = report.share_below("main chunk (content_by_lua(nginx.conf:");
     report.expect_share("the handler", main, 0.4);
     let encode = |stack: &Stack| {

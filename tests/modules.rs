@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use sampler_tests_support::{
     Dump, Report, Sampler, Stack, Target, fixture, need, need_root, sampler,
@@ -193,6 +194,33 @@ fn code_in_other_places_than_its_file_says_is_whole() {
         .only()
         .expect("partial", &expected);
     expect_chain(&record_and_report(&sampler, target), &expected[..6]);
+}
+
+/// A page of a mapped file that the file no longer reaches is touched at the price of SIGBUS.
+#[test]
+fn a_library_that_its_process_cuts_off_ends_no_recording() {
+    let sampler = sampler!();
+    let library = copy_of(&sampler, "libfirst.so", "libshelf.so");
+    let mut target = changes(&["shortens", text(&library)]);
+    let running = sampler.attach(target.pid(), &["-r", "499"]);
+    let maps = format!("/proc/{}/maps", running.pid());
+    running.until_file(|| fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("libshelf.so")));
+    target.tell("\n");
+    target.until_line(|line| line == "short");
+    let enough = target.cpu() + Duration::from_millis(200);
+    target.until("CPU time to be used", || target.cpu() >= enough);
+    let done = running.interrupt();
+    done.expect_code(0);
+    assert!(
+        done.stderr.contains("a file became shorter"),
+        "{}",
+        done.stderr
+    );
+    target.assert_free();
+    let report = sampler.report();
+    let was_cut_off = |stack: &Stack| stack.functions().contains(&"cuts_off");
+    report.expect_share("cuts_off", report.cpu_share(was_cut_off), 0.1);
+    target.end();
 }
 
 #[test]

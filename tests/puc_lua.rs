@@ -1,11 +1,25 @@
 //! Lua programs, by every PUC Lua of the distribution: as the program `lua`, with its library, and linked into a program.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sampler_tests_support::{Report, Sampler, Stack, Target, need, sampler};
+use sampler_tests_support::{
+    EMBEDS_LUA, Report, Sampler, Stack, Target, lua_built, more_runtimes, need, sampler,
+};
 
 const VERSIONS: [&str; 4] = ["5.1", "5.2", "5.3", "5.4"];
+
+/// Those of the distribution, 5.5, and those that `tests/more-runtimes` has got.
+fn luas() -> Vec<PathBuf> {
+    let mut found: Vec<_> = VERSIONS
+        .iter()
+        .map(|version| need(&format!("lua{version}")))
+        .collect();
+    found.push(lua_built("5.5"));
+    found.extend(more_runtimes("lua"));
+    found
+}
 
 /// `program`, executed by `lua`.
 fn start(sampler: &Sampler, lua: &Path, program: &str) -> Target {
@@ -40,18 +54,13 @@ fn first_lines(stack: &Stack) -> Vec<u32> {
 }
 
 /// Embeds the Lua of `version`: linked statically, or with its library.
-fn embedded(sampler: &Sampler, version: &str, is_static: bool) -> PathBuf {
+fn embedded(sampler: &Sampler, version: &str, is_static: bool, has_more: bool) -> PathBuf {
     let (source, program) = (sampler.path("embeds.c"), sampler.path("embeds"));
-    let text = r#"
-#include <lua.h>
-#include <lauxlib.h>
-#include <lualib.h>
-int main(int argc, char **argv) {
-    lua_State *L = luaL_newstate();
-    luaL_openlibs(L);
-    return argc > 1 && luaL_loadfile(L, argv[1]) == 0 ? lua_pcall(L, 0, 0, 0) : 1;
-}
+    // Far more code than Lua's own, in a function that is far larger than its loop.
+    let more = r#"
+__attribute__((used)) void more(void) { __asm__(".fill 2000000, 1, 0x90"); }
 "#;
+    let text = if has_more { more } else { "" }.to_owned() + EMBEDS_LUA;
     std::fs::write(&source, text).expect("its folder is ours");
     let archive = format!("/usr/lib/x86_64-linux-gnu/liblua{version}.a");
     assert!(
@@ -163,8 +172,8 @@ fn has_lost(stack: &Stack) -> bool {
 
 #[test]
 fn every_kind_of_call_is_found_in_its_place() {
-    for version in VERSIONS {
-        check_calls(&sampler!(), &need(&format!("lua{version}")));
+    for lua in luas() {
+        check_calls(&sampler!(), &lua);
     }
 }
 
@@ -173,8 +182,147 @@ fn lua_is_found_where_it_is_linked_in() {
     for version in ["5.1", "5.4"] {
         for is_static in [false, true] {
             let sampler = sampler!();
-            let program = embedded(&sampler, version, is_static);
+            let program = embedded(&sampler, version, is_static, false);
             check_calls(&sampler, &program);
+        }
+    }
+}
+
+#[test]
+fn lua_is_found_in_a_large_program_without_symbols() {
+    for version in ["5.1", "5.4"] {
+        let sampler = sampler!();
+        let program = embedded(&sampler, version, true, true);
+        check_calls(&sampler, &program);
+    }
+}
+
+/// Functions that are called by names of all kinds, and the line each begins in.
+const NAMES: &str = r#"
+local function leaf(n)
+  local s = 0
+  for i = 1, n do
+    s = s + i % 7
+  end
+  return s
+end
+function Global()
+  local x = leaf(2000)
+end
+local module = { inner = {} }
+function module.field()
+  local x = leaf(2000)
+end
+function module.inner.deeper()
+  local x = leaf(2000)
+end
+function module:method()
+  local x = leaf(2000)
+end
+local up =
+function()
+  local x = leaf(2000)
+end
+local object = setmetatable({}, {
+  __index = function() local x = leaf(2000) return x end,
+  __add = function() local x = leaf(2000) return x end,
+  __lt = function() local x = leaf(2000) return false end,
+})
+local function replaced()
+  local x = leaf(2000)
+  return 1
+end
+local function tail()
+  return replaced()
+end
+local function iterator()
+  leaf(2000)
+end
+local function argument()
+  leaf(2000)
+end
+local function work(parameter)
+  Global()
+  module.field()
+  module.inner.deeper()
+  module:method()
+  up()
+  local x = object.anything, object + 1, object < object
+  x = tail()
+  for _ in iterator do end
+  parameter()
+  pcall(function() leaf(2000) end)
+end
+io.write("ready\n")
+io.flush()
+while true do
+  work(argument)
+end
+"#;
+
+/// First lines and names.
+const NAMED: [(u32, &str); 13] = [
+    (2, "leaf"),
+    (9, "Global"),
+    (13, "module.field"),
+    (16, "module.inner.deeper"),
+    (19, "method"),
+    (23, "up"),
+    (27, "__index"),
+    (28, "__add"),
+    (29, "__lt"),
+    (31, ""),
+    (38, "(for iterator)"),
+    (41, "parameter"),
+    (44, "work"),
+];
+
+#[test]
+fn functions_have_the_names_that_their_callers_call_them_by() {
+    for lua in luas() {
+        let sampler = sampler!();
+        let mut target = start(&sampler, &lua, NAMES);
+        target.until_ready();
+        let report = record(&sampler, &target, "1500ms");
+        let frames = report.stacks.iter().flat_map(|stack| &stack.frames);
+        let functions = frames.filter(|frame| frame.kind == "interpreted");
+        let functions: BTreeSet<&str> = functions.map(|frame| frame.function.as_str()).collect();
+        for (line, name) in NAMED {
+            let place = format!("program.lua:{line}");
+            let named: Vec<_> = functions
+                .iter()
+                .filter(|function| function.trim_end_matches(')').ends_with(&place))
+                .collect();
+            let expected = match name {
+                "" => place.clone(),
+                name => format!("{name} ({place})"),
+            };
+            assert!(
+                named.contains(&&expected.as_str()),
+                "{lua:?}: {expected} {named:?}"
+            );
+            // Before it was seen called by a name it has none.
+            let is_other = |function: &str| function != expected && function != place;
+            assert!(
+                !named.iter().any(|function| is_other(function)),
+                "{lua:?}: {named:?}"
+            );
+        }
+        let replaced = report.stacks.iter().filter(|stack| {
+            stack
+                .frames
+                .iter()
+                .any(|frame| frame.function == "program.lua:31")
+        });
+        for stack in replaced {
+            let functions: Vec<_> = stack.frames.iter().map(|frame| &frame.function).collect();
+            let mark = functions
+                .iter()
+                .position(|function| *function == "[tail calls]");
+            let at = functions
+                .iter()
+                .position(|function| *function == "program.lua:31");
+            assert_eq!(mark.map(|mark| mark + 1), at, "{lua:?}: {functions:?}");
         }
     }
 }
@@ -203,9 +351,10 @@ io.write("truth ", first / (first + second), "\n") io.flush() io.read()
 
 #[test]
 fn shares_of_lines_are_what_they_take() {
-    for version in VERSIONS {
+    for lua in luas() {
+        let version = lua.display();
         let sampler = sampler!();
-        let mut target = start(&sampler, &need(&format!("lua{version}")), SPLIT);
+        let mut target = start(&sampler, &lua, SPLIT);
         target.until_ready();
         let running = sampler.attach(target.pid(), &["-r", "997", "--max-overhead", "50"]);
         target.tell("go\n");
@@ -268,9 +417,10 @@ local x = object + 1
 
 #[test]
 fn the_stack_is_the_one_that_the_program_itself_prints() {
-    for version in VERSIONS {
+    for lua in luas() {
+        let version = lua.display();
         let sampler = sampler!();
-        let mut target = start(&sampler, &need(&format!("lua{version}")), SELF_REPORT);
+        let mut target = start(&sampler, &lua, SELF_REPORT);
         let printed = target.until_line(|line| line.starts_with("stack "));
         let printed = printed.trim().trim_start_matches("stack ").to_owned();
         target.until_ready();

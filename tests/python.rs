@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sampler_tests_support::{Report, Sampler, Stack, Target, need, sampler};
+use sampler_tests_support::{
+    Frame, Report, Sampler, Stack, Target, more_runtimes, need, repository, sampler,
+};
 
-/// That of the distribution, and one of each minor version that a version manager has, if there is one here.
+/// That of the distribution, those of a version manager, if there is one here, and those that `tests/more-runtimes` has
+/// got: 3.8 to 3.15.
 fn pythons() -> Vec<PathBuf> {
     let mut found = vec![need("python3")];
     let versions = std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv/versions"));
@@ -18,10 +21,11 @@ fn pythons() -> Vec<PathBuf> {
         let minor = name
             .strip_prefix("3.")
             .and_then(|rest| rest.split('.').next()?.parse().ok());
-        if minor.is_some_and(|minor: u8| (8..=14).contains(&minor)) {
+        if minor.is_some_and(|minor: u8| (8..=15).contains(&minor)) {
             found.push(entry.path().join("bin/python3"));
         }
     }
+    found.extend(more_runtimes("python"));
     say(&found);
     found
 }
@@ -59,87 +63,35 @@ fn names(stack: &Stack) -> Vec<&str> {
         .collect()
 }
 
-/// Threads that sleep and run at places that do not change, deep in all kinds of calls, print where they are.
-const SELF_REPORT: &str = r#"
-import sys, threading, time, functools
-
-def where(frame):
-    lines = []
-    while frame:
-        code = frame.f_code
-        name = getattr(code, 'co_qualname', code.co_name)
-        lines.append(f'{name}|{code.co_filename}|{code.co_firstlineno}|{frame.f_lineno}')
-        frame = frame.f_back
-    return ';'.join(lines)
-
-class Täter:
-    def method(self, how):
-        return self.recursive(how, 20)
-    def recursive(self, how, depth):
-        if depth:
-            return self.recursive(how, depth - 1)
-        return sorted([1, 2], key=lambda x: next(self.generator(how)))
-    @staticmethod
-    def generator(how):
-        yield from inner(how)
-
-def inner(how):
-    yield [how()
-           for _ in range(1)]
-
-def sleep():
-    time.sleep(1000)
-
-def spin():
-    while True: pass
-
-async def outermost():
-    await awaited()
-
-async def awaited():
-    functools.reduce(lambda a, b: sleep(), [1, 2])
-
-def coroutine():
-    outermost().send(None)
-
-threads = [threading.Thread(target=target, args=args, daemon=True) for target, args in
-           [(Täter().method, (sleep,)), (Täter().method, (spin,)), (coroutine, ())]]
-for thread in threads: thread.start()
-
-def report():
-    time.sleep(0.3)
-    for ident, frame in sys._current_frames().items():
-        native = {thread.ident: thread.native_id for thread in threading.enumerate()}[ident]
-        if ident != threading.get_ident():
-            print('stack', native, where(frame))
-    print('ready', flush=True)
-
-def main():
-    report()
-    sys.stdin.readline()
-
-main()
-"#;
+/// Starts `fixtures/python/shapes.py`, and gives the stack of each of its threads in its own words.
+fn shapes(python: &Path, deep: Option<&str>) -> (Target, BTreeMap<i32, String>) {
+    let mut command = Command::new(python);
+    command.arg("-B").env("PYTHONUTF8", "1");
+    command
+        .arg(repository().join("fixtures/python/shapes.py"))
+        .args(deep);
+    let mut target = Target::spawn(&mut command);
+    let mut printed = BTreeMap::new();
+    loop {
+        let line =
+            target.until_line(|line| line.starts_with("stack ") || line.starts_with("ready"));
+        let mut words = line.trim_end().splitn(3, ' ').skip(1);
+        let Some(tid) = words.next() else {
+            return (target, printed);
+        };
+        printed.insert(
+            tid.parse().expect("a number"),
+            words.next().expect("a stack").to_owned(),
+        );
+    }
+}
 
 #[test]
 fn stacks_are_those_that_the_program_itself_prints() {
     for python in pythons() {
         let sampler = sampler!();
-        let path = sampler.path("program.py");
-        std::fs::write(&path, SELF_REPORT).expect("its folder is ours");
-        let mut command = Command::new(&python);
-        let mut target = Target::spawn(command.arg("-B").arg(path).env("PYTHONUTF8", "1"));
-        let mut printed = BTreeMap::new();
-        for _ in 0..3 {
-            let line = target.until_line(|line| line.starts_with("stack "));
-            let mut words = line.splitn(3, ' ').skip(1);
-            let tid: i32 = words
-                .next()
-                .and_then(|tid| tid.parse().ok())
-                .expect("a number");
-            printed.insert(tid, words.next().expect("a stack").trim().to_owned());
-        }
-        target.until_ready();
+        let (target, printed) = shapes(&python, None);
+        assert_eq!(printed.len(), 14, "{python:?}: {printed:#?}");
         let found = dumped(&sampler, &target);
         for (tid, stack) in &printed {
             assert_eq!(found.get(tid), Some(stack), "thread {tid} of {python:?}");
@@ -150,6 +102,19 @@ fn stacks_are_those_that_the_program_itself_prints() {
             "{python:?}: {main}"
         );
         target.assert_free();
+    }
+}
+
+/// How deep one activation of the interpreter's loop goes: until 3.11 each function had its own.
+#[test]
+fn ten_thousand_functions_deep_is_not_too_deep() {
+    let sampler = sampler!();
+    let (target, printed) = shapes(&need("python3"), Some("10000"));
+    let found = dumped(&sampler, &target);
+    assert_eq!(printed.len(), 1);
+    for (tid, stack) in &printed {
+        assert!(found.get(tid) == Some(stack), "{:?}", found.get(tid));
+        assert!(stack.split(';').count() > 10_000);
     }
 }
 
@@ -322,8 +287,9 @@ fn all_stacks_of_a_service_are_merged() {
     let lost: u64 = report.summary.interpreted_lost.values().sum();
     let all = report.summary.interpreted + lost;
     assert!(all > 500, "{all} stacks in Python");
+    // The first stack shows that there is an interpreter.
     assert!(
-        lost * 1000 <= all,
+        lost <= 1,
         "{lost} of {all} lost: {:?}",
         report.summary.interpreted_lost
     );
@@ -331,13 +297,96 @@ fn all_stacks_of_a_service_are_merged() {
     assert!(threads.len() >= 51, "{threads:?}");
     for stack in report.stacks.iter().filter(|stack| stack.end == "complete") {
         let names = names(stack);
-        // How many of those there may be is asserted above.
         let is_lost = names.iter().any(|name| name.starts_with("[python: lost"));
         assert!(
             is_lost || names.contains(&"serve") || names.contains(&"<module>"),
             "{names:?}"
         );
     }
+}
+
+/// Threads that live for some milliseconds each.
+const SHORT_LIVED: &str = r#"
+import threading, time
+def work():
+    until = time.thread_time() + 0.005
+    while time.thread_time() < until: pass
+print('ready', flush=True)
+while True:
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"#;
+
+#[test]
+fn threads_are_known_when_they_are_first_met() {
+    for python in pythons() {
+        let sampler = sampler!();
+        let mut target = start(&sampler, &python, SHORT_LIVED);
+        target.until_ready();
+        let report = record(&sampler, &target, "1s");
+        let lost: u64 = report.summary.interpreted_lost.values().sum();
+        let all = report.summary.interpreted + lost;
+        let threads: BTreeSet<i32> = report.stacks.iter().map(|stack| stack.thread.tid).collect();
+        assert!(threads.len() > 20, "{python:?}: {threads:?}");
+        assert!(
+            lost * 20 <= all,
+            "{python:?}: {lost} of {all} lost: {:?}",
+            report.summary.interpreted_lost
+        );
+    }
+}
+
+/// A function that an extension executes natively, and one that the extension calls.
+const EXTENSION: &str = r#"
+import numpy
+data = numpy.random.default_rng(1).random(20000)
+def inside(x):
+    s = 0
+    for i in range(20): s += i
+    return x
+each = numpy.frompyfunc(inside, 1, 1)
+def native():
+    numpy.sort(data, kind='mergesort')
+def through():
+    each(data[:500])
+print('ready', flush=True)
+while True:
+    native()
+    through()
+"#;
+
+#[test]
+fn extensions_are_between_functions() {
+    let numpy = Path::new("/usr/lib/python3/dist-packages/numpy");
+    assert!(
+        numpy.exists(),
+        "this test needs numpy: apt-get install -y --no-install-recommends python3-numpy"
+    );
+    let sampler = sampler!();
+    let mut target = start(&sampler, &need("python3"), EXTENSION);
+    target.until_ready();
+    let report = record(&sampler, &target, "1s");
+    let is_native = |module: &str| module.starts_with("_multiarray_umath");
+    let in_extension = |stack: &Stack| {
+        let position = |frame: &Frame| is_native(frame.module.as_deref().unwrap_or_default());
+        stack.frames.iter().position(position)
+    };
+    let at = |stack: &Stack, name: &str| {
+        let is_called = |frame: &Frame| frame.function.split(" (").next() == Some(name);
+        stack.frames.iter().position(is_called)
+    };
+    let share = |name: &str, pleases: &dyn Fn(&Stack) -> bool| {
+        let of_name = report.cpu_share(|stack| at(stack, name).is_some());
+        report.cpu_share(|stack| at(stack, name).is_some() && pleases(stack)) / of_name
+    };
+    let is_below = share("native", &|stack| at(stack, "native") < in_extension(stack));
+    assert!(is_below > 0.9, "{is_below}\n{}", report.heaviest());
+    let is_between = share("inside", &|stack| {
+        let (through, inside) = (at(stack, "through"), at(stack, "inside"));
+        through.is_some() && through < in_extension(stack) && in_extension(stack) < inside
+    });
+    assert!(is_between > 0.95, "{is_between}\n{}", report.heaviest());
 }
 
 /// A library that calls back, between two functions of Python.

@@ -4,6 +4,7 @@
 //! library is asserted.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use sampler_tests_support::{Dump, Group, Report, Target, fixture, need, sampler};
@@ -185,6 +186,68 @@ fn whole_without_a_table_to_search_by() {
 #[test]
 fn whole_with_debug_frame_alone() {
     check_all(&glibc("stacks_debug_frame"));
+}
+
+/// Calls by pointers and returns go through code that changes the return address; frames have copies of their
+/// variables elsewhere.
+#[test]
+fn whole_with_thunks_and_with_an_address_sanitizer() {
+    check_all(&glibc("stacks_thunks"));
+    for (name, functions) in &CASES[..2] {
+        check(&glibc("stacks_checked"), name, functions);
+    }
+}
+
+/// Each piece of such a stack is a mapping of its own.
+#[test]
+fn a_split_stack_is_whole_or_says_that_it_was_cut() {
+    check(&glibc("stacks_split"), CASES[0].0, CASES[0].1);
+    let sampler = sampler!();
+    let target = Target::start("stacks_split", &["deep"]);
+    let dump = Dump::of_spinning(&sampler, &target);
+    let group = dump.only();
+    let functions = group.functions();
+    assert!(
+        functions.contains(&"__morestack".to_owned()),
+        "{functions:?}"
+    );
+    let descents = functions.iter().filter(|name| *name == "descends").count();
+    assert!(!group.complete || descents == 10_001, "{descents}");
+    assert!(descents > 5_000, "{descents}");
+}
+
+/// Asserts that the spinning thread of the fixture is in `inner`, and that its stack leads to `root`. What the C library
+/// calls between them differs from version to version.
+#[track_caller]
+fn check_moment(fixture: &str, inner: &[&str], root: &str) {
+    let sampler = sampler!();
+    let target = Target::start(fixture, &[]);
+    let dump = Dump::of_spinning(&sampler, &target);
+    let group = dump.with("innermost");
+    let functions = group.functions();
+    let expected = [&["innermost", "at_that_moment"], inner].concat();
+    assert!(group.complete, "{fixture}: {functions:?}");
+    assert_eq!(functions[..expected.len()], expected, "{fixture}");
+    assert!(functions.len() > expected.len(), "{fixture}: {functions:?}");
+    assert_eq!(
+        functions.last().map(String::as_str),
+        Some(root),
+        "{fixture}"
+    );
+    target.assert_free();
+}
+
+#[test]
+fn whole_while_main_does_not_run() {
+    const LOADER: &str = "[ld-linux-x86-64.so.2]";
+    const LIBC: &str = "[libc.so.6]";
+    // A resolver has the address of its function, which is the name that others know.
+    check_moment("in_resolver", &["indirect", LOADER], LOADER);
+    check_moment("in_constructor", &["constructs"], "_start");
+    check_moment("at_exit", &["at_exit", LIBC], "_start");
+    check_moment("in_destructor", &["destructs", LOADER], "_start");
+    check_moment("at_thread_end", &["destructs_value", LIBC], LIBC);
+    check_moment("thread_that_jumped", &["jumped_to", "jumps"], LIBC);
 }
 
 #[test]
@@ -530,8 +593,32 @@ fn a_program_of_32_bits_is_refused() {
     for command in ["dump", "record"] {
         sampler
             .run(&[command, "-p", &target.pid_text()])
-            .expect_error(1, &[&target.pid_text(), "32-bit", "not supported"]);
+            .expect_error(
+                1,
+                &[&target.pid_text(), "32-bit program (i386)", "not supported"],
+            );
     }
     target.assert_free();
+    assert!(fs::metadata(sampler.path("sampler.data")).is_err());
+}
+
+/// Hardly a kernel runs such programs; one that does must not be told that it can be recorded.
+#[test]
+fn a_program_of_the_x32_abi_is_refused() {
+    let sampler = sampler!();
+    let program = sampler.path("x32");
+    let mut bytes = fs::read(fixture("thirty_two_bit")).expect("it was built");
+    // e_machine: EM_X86_64.
+    bytes[18..20].copy_from_slice(&[62, 0]);
+    fs::write(&program, bytes).expect("the folder can be written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let path = program.to_str().expect("our paths are text");
+    let done = sampler.run(&["record", "--", path]);
+    assert_eq!(done.code, Some(126), "{done:?}");
+    let words = ["32-bit program (x32)", "not supported"];
+    assert!(
+        words.iter().all(|word| done.stderr.contains(word)),
+        "{done:?}"
+    );
     assert!(fs::metadata(sampler.path("sampler.data")).is_err());
 }

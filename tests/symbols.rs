@@ -245,6 +245,17 @@ fn a_hostile_pack_is_refused() {
 /// A server of one debug file; how often it was asked.
 fn serve(debug: &Path) -> (String, Arc<AtomicUsize>) {
     let content = fs::read(debug).expect("it is there");
+    serve_by(move |request| {
+        let is_right = request.starts_with("GET /buildid/") && request.contains("/debuginfo ");
+        // Of other modules it has something else, which must not be taken for theirs.
+        is_right.then(|| content.clone())
+    })
+}
+
+/// A server of what `answer` has for the first line of a request; how often it was asked.
+fn serve_by(
+    mut answer: impl FnMut(&str) -> Option<Vec<u8>> + Send + 'static,
+) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
     let url = format!(
         "http://{}",
@@ -265,9 +276,10 @@ fn serve(debug: &Path) -> (String, Arc<AtomicUsize>) {
                 .collect();
             count.fetch_add(1, Ordering::SeqCst);
             let request = lines.first().cloned().unwrap_or_default();
-            let is_right = request.starts_with("GET /buildid/") && request.contains("/debuginfo ");
-            // Of other modules it has something else, which must not be taken for theirs.
-            let status = if is_right { "200 OK" } else { "404 Not Found" };
+            let (status, content) = match answer(&request) {
+                Some(content) => ("200 OK", content),
+                None => ("404 Not Found", Vec::new()),
+            };
             let head = format!(
                 "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
                 content.len()
@@ -325,6 +337,33 @@ fn a_server_is_asked_only_when_it_is_wanted_and_its_answer_is_kept() {
     // Nobody is there any more.
     let again = report_with(&split, &["--debuginfod=http://127.0.0.1:1"], &[]);
     assert_eq!(has_name_and_line(&again), (true, true), "{:?}", again.notes);
+}
+
+/// The server is asked once the program has been opened and mapped.
+#[test]
+fn a_file_that_is_cut_off_while_it_is_read_ends_no_report() {
+    let split = Split::recorded();
+    fs::remove_file(&split.debug).expect("it is there");
+    let build_id = module(&list(&split.sampler, &["--no-symbol-cache"]), "/app")["build_id"]
+        .as_str()
+        .expect("it has one")
+        .to_owned();
+    let program = split.program.clone();
+    let (url, asked) = serve_by(move |request| {
+        if request.contains(&build_id) {
+            let file = File::options().write(true).open(&program);
+            file.and_then(|file| file.set_len(100))
+                .expect("nobody runs it any more");
+        }
+        None
+    });
+    let report = report_with(&split, &[&format!("--debuginfod={url}")], &[]);
+    assert!(asked.load(Ordering::SeqCst) > 0);
+    let is_told = |note: &String| note.starts_with("app: a file became shorter");
+    assert!(report.notes.iter().any(is_told), "{:?}", report.notes);
+    // What is left of it is no ELF file, whether it is asked again or a cache remembers.
+    let again = report_with(&split, &[], &[]);
+    assert_eq!(has_name_and_line(&again), (false, false));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,18 +21,24 @@ pub(crate) struct Scenario {
 enum Kind {
     /// The fixture `counts` with these arguments.
     Counts(&'static [&'static str]),
+    /// The same, with all its threads on one CPU: the others are the sampler's.
+    CountsOnOneCpu(&'static [&'static str]),
     /// redis-server, kept at work by redis-benchmark.
     Redis,
     /// python3 with a thread that works and some that sleep.
     Python,
+    /// nginx with Lua in it, kept at work by wrk.
+    Nginx,
 }
 
-pub(crate) const SCENARIOS: [Scenario; 5] = [
+pub(crate) const SCENARIOS: [Scenario; 7] = [
     scenario("busy: 1 of 1", Kind::Counts(&["1"])),
     scenario("busy: 2 of 64", Kind::Counts(&["2", "62"])),
     scenario("busy: 2 of 1000", Kind::Counts(&["2", "998"])),
+    scenario("one CPU: 2 of 1000", Kind::CountsOnOneCpu(&["2", "998"])),
     scenario("redis", Kind::Redis),
     scenario("python", Kind::Python),
+    scenario("nginx + Lua", Kind::Nginx),
 ];
 
 const fn scenario(name: &'static str, kind: Kind) -> Scenario {
@@ -70,11 +77,16 @@ impl Scenario {
     pub(crate) fn is_there(&self) -> bool {
         let (programs, install): (&[&str], _) = match self.kind {
             Kind::Counts(_) => (&[], ""),
+            Kind::CountsOnOneCpu(_) => (&["taskset"], "util-linux"),
             Kind::Redis => (
                 &["redis-server", "redis-benchmark"],
                 "redis-server redis-tools",
             ),
             Kind::Python => (&["python3"], "python3"),
+            Kind::Nginx => (
+                &["nginx", "wrk"],
+                "nginx-light libnginx-mod-http-lua lua-cjson wrk",
+            ),
         };
         let is_there = programs.iter().all(|program| installed(program).is_some());
         if !is_there {
@@ -90,10 +102,35 @@ impl Scenario {
                 target: Target::start("counts", arguments),
                 clients: None,
             },
+            Kind::CountsOnOneCpu(arguments) => {
+                let target = Target::start("counts", arguments);
+                stay_on_one_cpu(&target);
+                Load {
+                    target,
+                    clients: None,
+                }
+            }
             Kind::Redis => start_redis(folder),
             Kind::Python => start_python(),
+            Kind::Nginx => start_nginx(folder),
         }
     }
+}
+
+/// All threads that `target` has stay on the first CPU from now on.
+fn stay_on_one_cpu(target: &Target) {
+    let done = Command::new("taskset")
+        .args([
+            "--all-tasks",
+            "--cpu-list",
+            "--pid",
+            "0",
+            &target.pid_text(),
+        ])
+        .stdout(Stdio::null())
+        .status();
+    let done = done.expect("taskset is there");
+    assert!(done.success(), "taskset says {done}");
 }
 
 /// A program at work, killed on drop.
@@ -103,12 +140,19 @@ pub(crate) struct Load {
     clients: Option<Clients>,
 }
 
-/// Who keeps redis-server at work, and a connection to ask it how much it has done.
+/// Who keeps a server at work, and how it is asked how much it has done.
 #[derive(Debug)]
 struct Clients {
     benchmark: Target,
-    connection: BufReader<UnixStream>,
+    server: Server,
     began: Instant,
+}
+
+#[derive(Debug)]
+enum Server {
+    Redis(BufReader<UnixStream>),
+    /// The port that it listens on.
+    Nginx(u16),
 }
 
 /// What has been done up to a moment.
@@ -161,29 +205,53 @@ impl Load {
 }
 
 impl Clients {
-    /// redis's own count of commands, of which asking is one.
+    /// The server's own count, of which asking is one.
     fn work(&mut self) -> Work {
-        let ask = self.connection.get_mut().write_all(b"INFO stats\r\n");
-        ask.expect("redis-server can be asked");
-        let mut length = String::new();
-        let read = self.connection.read_line(&mut length);
-        read.expect("redis-server answers");
-        let bytes: usize = length
-            .trim_end()
-            .strip_prefix('$')
-            .and_then(|length| length.parse().ok())
-            .expect("the answer is a bulk string");
-        // The line's end is not counted.
-        let mut answer = vec![0; bytes + 2];
-        let read = self.connection.read_exact(&mut answer);
-        read.expect("redis-server answers all of it");
-        let wall_ns = self.began.elapsed().as_secs_f64() * 1e9;
-        let answer = String::from_utf8_lossy(&answer).replace(':', " ");
+        let rounds = match &mut self.server {
+            Server::Redis(connection) => commands(connection),
+            Server::Nginx(port) => requests(*port),
+        };
         Work {
-            rounds: float(number_after(&answer, "total_commands_processed")),
-            wall_ns,
+            rounds: float(rounds),
+            wall_ns: self.began.elapsed().as_secs_f64() * 1e9,
         }
     }
+}
+
+/// What redis-server has processed.
+fn commands(connection: &mut BufReader<UnixStream>) -> u64 {
+    let ask = connection.get_mut().write_all(b"INFO stats\r\n");
+    ask.expect("redis-server can be asked");
+    let mut length = String::new();
+    let read = connection.read_line(&mut length);
+    read.expect("redis-server answers");
+    let bytes: usize = length
+        .trim_end()
+        .strip_prefix('$')
+        .and_then(|length| length.parse().ok())
+        .expect("the answer is a bulk string");
+    // The line's end is not counted.
+    let mut answer = vec![0; bytes + 2];
+    let read = connection.read_exact(&mut answer);
+    read.expect("redis-server answers all of it");
+    let answer = String::from_utf8_lossy(&answer).replace(':', " ");
+    number_after(&answer, "total_commands_processed")
+}
+
+/// What nginx has answered (ngx_http_stub_status_module): the third number below a line of names.
+fn requests(port: u16) -> u64 {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("nginx listens");
+    let ask = connection.write_all(b"GET /status HTTP/1.0\r\n\r\n");
+    ask.expect("nginx can be asked");
+    let mut answer = String::new();
+    let read = connection.read_to_string(&mut answer);
+    read.expect("nginx answers");
+    let numbers = answer
+        .lines()
+        .skip_while(|line| !line.contains("requests"))
+        .nth(1);
+    let requests = numbers.and_then(|numbers| numbers.split_whitespace().nth(2)?.parse().ok());
+    requests.unwrap_or_else(|| panic!("no number of requests in {answer:?}"))
 }
 
 fn start_redis(folder: &Path) -> Load {
@@ -209,11 +277,44 @@ fn start_redis(folder: &Path) -> Load {
     let connection = UnixStream::connect(&socket).expect("redis-server listens");
     let mut clients = Clients {
         benchmark,
-        connection: BufReader::new(connection),
+        server: Server::Redis(BufReader::new(connection)),
         began: Instant::now(),
     };
     let begun = clients.work().rounds;
     while clients.work().rounds < begun + 10_000.0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Load {
+        target,
+        clients: Some(clients),
+    }
+}
+
+fn start_nginx(folder: &Path) -> Load {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there is a free port");
+    let port = listener.local_addr().expect("it has an address").port();
+    drop(listener);
+    let text = include_str!("../../fixtures/lua/nginx.conf").replace("PORT", &port.to_string());
+    let configuration = folder.join("nginx.conf");
+    fs::write(&configuration, text).expect("its folder is ours");
+    let program = installed("nginx").expect("it was there before");
+    let mut nginx = Command::new(program);
+    let nginx = nginx.arg("-p").arg(folder).arg("-c").arg(&configuration);
+    let target = Target::spawn(nginx);
+    target.until("nginx listens", || {
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    let program = installed("wrk").expect("it was there before");
+    let mut wrk = Command::new(program);
+    wrk.args(["-t1", "-c8", "-d1h"])
+        .arg(format!("http://127.0.0.1:{port}/"));
+    let mut clients = Clients {
+        benchmark: Target::spawn(&mut wrk),
+        server: Server::Nginx(port),
+        began: Instant::now(),
+    };
+    let begun = clients.work().rounds;
+    while clients.work().rounds < begun + 1_000.0 {
         std::thread::sleep(Duration::from_millis(10));
     }
     Load {

@@ -8,14 +8,16 @@ use std::io;
 pub struct MappedFile(memmap2::Mmap);
 
 impl MappedFile {
-    /// Maps `file`.
+    /// Maps `file`. Should it become shorter, what it no longer has reads as zeros.
     ///
     /// # Errors
     /// What mmap(2) answers; an empty file cannot be mapped.
     pub fn map(file: &File) -> io::Result<Self> {
-        // SAFETY: the mapping is read-only and private to this value. A file that is shortened under us raises
-        // SIGBUS; programs and libraries in use are replaced by rename, not written, since shortening one kills every
-        // process that runs it.
+        #[cfg(target_os = "linux")]
+        crate::linux::shortened_file::outlive()?;
+        // SAFETY: the mapping is read-only and private to this value, and readable for its whole length, which stays,
+        // whatever becomes of the file. Its bytes change when somebody writes to the file; all who read them take
+        // them for a stranger's.
         unsafe { memmap2::Mmap::map(file) }.map(Self)
     }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sampler_unwind::interpreter::Languages;
 
+use super::common_args::{CommonArgs, CompletionsArgs, DoctorArgs, ManArgs};
 use super::export_args::{DiffArgs, ExportArgs, MergeArgs};
 use super::values::{
-    parse_duration, parse_languages, parse_max_overhead, parse_pattern, parse_pause, parse_percent,
-    parse_pid, parse_pids, parse_rate, parse_stack_size,
+    parse_count, parse_duration, parse_languages, parse_max_overhead, parse_pattern, parse_pause,
+    parse_percent, parse_pid, parse_pids, parse_rate, parse_rotation, parse_stack_size,
 };
 use super::view_args::{LayoutArgs, SelectionArgs};
 use crate::record::{Pattern, Share};
@@ -26,6 +27,10 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: CommandArgs,
+
+    /// What all commands have.
+    #[command(flatten)]
+    pub common: CommonArgs,
 }
 
 const ROOT_EXAMPLES: &str = "\
@@ -33,6 +38,7 @@ Examples:
   sampler record -p 4711 -d 10    look at process 4711 for ten seconds
   sampler report                  and see which functions took the time
   sampler dump -p 4711            what every thread is doing right now
+  sampler doctor -p 4711          why it cannot be looked at, and what would help
   sampler demo                    try it on a small workload that comes with it";
 
 /// What to do.
@@ -63,6 +69,11 @@ pub enum CommandArgs {
     ///
     /// Each keeps its place in time; processes and threads that are in several are one.
     Merge(MergeArgs),
+    /// Watch where running programs spend their time
+    ///
+    /// A table that is drawn anew every second: functions, threads or lines, of the last second and since the start. `?`
+    /// shows the keys. It costs the program no more than a recording does.
+    Top(TopArgs),
     /// Show the stacks of all threads as they are now
     ///
     /// Each thread with its state and what it waits for; threads with the same stack are shown once, with their number.
@@ -79,9 +90,22 @@ pub enum CommandArgs {
     /// Three functions share a CPU 60 to 30 to 10, one thread sleeps on a lock and one reads a pipe. Prints what was
     /// measured beside the truth, and writes a flame graph.
     Demo(DemoArgs),
+    /// Say what works here and what does not, why, and what to do about it
+    ///
+    /// Tries on a process of its own what recording takes. With -p it says besides whether that process can be
+    /// recorded, which of its modules have names and unwind tables, and which interpreters it has. It is not stopped
+    /// for that.
+    Doctor(DoctorArgs),
+    /// Print a script that completes the command line of sampler in a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands
+    Man(ManArgs),
     /// Is that workload
     #[command(name = super::demo::WORKLOAD, hide = true)]
     DemoWorkload(DemoWorkloadArgs),
+    /// Is a process to try things on
+    #[command(name = crate::doctor::CHILD, hide = true)]
+    DoctorChild,
 }
 
 /// `sampler record`.
@@ -111,7 +135,7 @@ pub struct RecordArgs {
     ///
     /// PATH is a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup, of version 1 or 2. The recording goes
     /// on, even while the group is empty, until the duration is over or Ctrl-C.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", short_alias = 'G')]
     pub cgroup: Option<PathBuf>,
 
     /// Record the processes' children and all further descendants too [default for a command]
@@ -122,7 +146,7 @@ pub struct RecordArgs {
     pub subprocesses: bool,
 
     /// Record the command alone, without the processes that it starts [default for -p, -P and --cgroup]
-    #[arg(long, overrides_with = "subprocesses")]
+    #[arg(long, overrides_with = "subprocesses", alias = "no-inherit")]
     pub no_subprocesses: bool,
 
     /// How often to look, per second
@@ -139,12 +163,38 @@ pub struct RecordArgs {
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration, allow_hyphen_values = true)]
     pub duration: Option<Duration>,
 
-    /// The file to write, or - for standard output
+    /// The file to write, or - for standard output [default: sampler.data]
     ///
     /// It grows as FILE.partial and gets its name when it is complete, so that a recording that fails does not take
-    /// an older one with it. `sampler report` can read a .partial too, should sampler be killed.
-    #[arg(short, long, value_name = "FILE", default_value = "sampler.data")]
-    pub output: PathBuf,
+    /// an older one with it. `sampler report` can read a .partial too, should sampler be killed. SIGUSR1 has sampler
+    /// write to FILE what was recorded so far, and go on (with --format: the recording, with the extension .data).
+    ///
+    /// In FILE, %p stands for the process, %n for its name, %t for the time in UTC (2026-01-31T12:00:00Z), and %% for a
+    /// percent sign.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Make a report of the recording at once, rather than keep it [default: by the extension of --output, else keep
+    /// it]
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<FormatArg>,
+
+    /// Begin another file each time so much has passed: 60s, 10m, 1h
+    ///
+    /// Each is a recording of its own, with the time in its name (%t, which is put before the extension where FILE has
+    /// none). Between two, some milliseconds are not recorded.
+    #[arg(
+        long, value_name = "TIME", value_parser = parse_rotation, allow_hyphen_values = true, alias = "switch-output",
+        hide_short_help = true
+    )]
+    pub rotate: Option<Duration>,
+
+    /// Of the files that --rotate makes, keep the last N and remove the others
+    #[arg(
+        long, value_name = "N", requires = "rotate", value_parser = parse_count, allow_hyphen_values = true,
+        alias = "switch-max-files", hide_short_help = true
+    )]
+    pub keep: Option<usize>,
 
     /// How much of a thread's stack is copied at most per look: 64k, 1m
     ///
@@ -172,6 +222,13 @@ pub struct RecordArgs {
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_pause, allow_hyphen_values = true)]
     pub max_pause: Duration,
 
+    /// Stop no thread, not even one that runs
+    ///
+    /// Sleeping threads are seen whole all the same. Of running ones only the frames of Python are seen, read while they
+    /// run on; their machine code and their system calls are not. CPU time is right all the same.
+    #[arg(long)]
+    pub no_stop: bool,
+
     /// Whose frames to look for inside the native stack: none, auto (all that there are), or some of lua,python
     ///
     /// Frames of interpreted code take the place of the interpreter's own; what it calls and what calls it is shown
@@ -179,13 +236,45 @@ pub struct RecordArgs {
     #[arg(long, value_name = "LANG[,LANG...]", default_value = "auto", value_parser = LanguageList::parse)]
     pub lang: LanguageList,
 
-    /// Show neither progress nor a summary
-    #[arg(short, long)]
-    pub quiet: bool,
+    /// What the report is to show.
+    #[command(flatten)]
+    pub report: RecordReportArgs,
 
     /// The command to start and record, with its arguments; options of sampler come before it
     #[arg(value_name = "CMD", trailing_var_arg = true)]
     pub cmd: Vec<OsString>,
+}
+
+/// What the report is to show that `record` makes at once, and what other profilers need to be told.
+#[derive(Debug, Args)]
+pub struct RecordReportArgs {
+    /// With --format: which time to show [default: cpu]; a recording that is kept holds all
+    #[arg(short, long, value_name = "WEIGHT", hide_short_help = true)]
+    pub weight: Option<WeightArg>,
+
+    /// With --format: tell the threads apart
+    #[arg(short, long, hide_short_help = true)]
+    pub threads: bool,
+
+    /// With --format: show only what threads did while they held Python's lock
+    #[arg(long, hide_short_help = true)]
+    pub gil: bool,
+
+    /// As in py-spy: time asleep too, i.e. --weight wall
+    #[arg(short, long, hide = true, conflicts_with = "weight")]
+    pub idle: bool,
+
+    /// As in py-spy: it is always so
+    #[arg(short, long, hide = true)]
+    pub native: bool,
+
+    /// As in perf: it is always so
+    #[arg(short = 'g', hide = true)]
+    pub stacks: bool,
+
+    /// As in perf: how is found out for each frame
+    #[arg(long, hide = true, value_name = "MODE")]
+    pub call_graph: Option<String>,
 }
 
 /// The value of one `-p`: a type of its own, because clap takes a plain `Vec` for "given several times".
@@ -273,7 +362,7 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<FormatArg>,
 
-    /// The file to write, or - for standard output; .svg, .folded, .json and .txt choose the format
+    /// The file to write, or - for standard output; .svg, .html, .folded, .json and .txt choose the format
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
@@ -300,7 +389,7 @@ pub struct ReportArgs {
     /// Leave calls below this share out of a tree
     #[arg(
         long, value_name = "PERCENT", default_value = "0.5", value_parser = parse_percent, allow_hyphen_values = true,
-        hide_short_help = true
+        hide_short_help = true, alias = "percent-limit"
     )]
     pub threshold: f64,
 
@@ -319,6 +408,7 @@ const REPORT_EXAMPLES: &str = "\
 Examples:
   sampler report                            which functions took the CPU time
   sampler report -o flame.svg               a flame graph for the browser
+  sampler report -o report.html             everything, to click through in the browser
   sampler report --weight off-cpu -f tree   where threads slept, by caller
   sampler report --weight off-cpu --by file what threads waited for: disks, peers, locks
   sampler report --by line --no-native      which lines of a script took the CPU time
@@ -401,6 +491,49 @@ Examples:
   sampler symbols --debuginfod                the same, with what a server has
   sampler symbols pack -o app.pack            for elsewhere: sampler report --symbols app.pack";
 
+/// `sampler top`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("whom").args(["pids", "pgrep", "cgroup"]).required(true))]
+pub struct TopArgs {
+    /// Watch these running processes, with all their threads
+    #[arg(short, long = "pid", value_name = "PID[,PID...]", value_parser = PidList::parse, allow_hyphen_values = true)]
+    pub pids: Vec<PidList>,
+
+    /// Watch all processes whose name or command line matches, as for `sampler record`
+    #[arg(short = 'P', long, value_name = "REGEX", value_parser = parse_pattern, allow_hyphen_values = true)]
+    pub pgrep: Option<Pattern>,
+
+    /// Watch all processes in this control group and those below it, as for `sampler record`
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Watch the processes' children and all further descendants too
+    #[arg(short, long)]
+    pub subprocesses: bool,
+
+    /// How often to look, per second
+    #[arg(
+        short, long, value_name = "HZ", default_value = "99", value_parser = parse_rate, allow_hyphen_values = true,
+        visible_short_alias = 'F', visible_alias = "freq"
+    )]
+    pub rate: f64,
+
+    /// What watching may cost at most, in percent, or off: as for `sampler record`
+    #[arg(
+        long, value_name = "PERCENT", default_value = "2", value_parser = MaxOverhead::parse,
+        allow_hyphen_values = true
+    )]
+    pub max_overhead: MaxOverhead,
+
+    /// Which frames to show.
+    #[command(flatten)]
+    pub view: ViewArgs,
+
+    /// Where to look for functions' names.
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
+}
+
 /// `sampler dump`.
 #[derive(Debug, Args)]
 pub struct DumpArgs {
@@ -411,6 +544,10 @@ pub struct DumpArgs {
     /// Write JSON, for other tools
     #[arg(short, long)]
     pub json: bool,
+
+    /// As in py-spy: it is always so
+    #[arg(short, long, hide = true)]
+    pub native: bool,
 
     /// Which frames to show.
     #[command(flatten)]
@@ -458,6 +595,8 @@ pub enum FormatArg {
     Folded,
     /// An SVG to click through in a browser
     Flamegraph,
+    /// A page for the browser with all weights, threads and times, in one file (docs/html.md)
+    Html,
     /// Everything, for programs (docs/json.md)
     Json,
 }

@@ -1,7 +1,7 @@
 //! `sampler demo`: a workload that knows where its time goes, and what sampling makes of it.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Write};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use sampler_platforms::linux::{self, interrupts};
 use sampler_unwind::interpreter::Languages;
 
 use super::options::{DemoOptions, DemoWorkloadOptions, Output};
+use super::output_file;
 use super::record;
 use crate::demo::{FUNCTIONS, Truth, workload};
 use crate::export::table::TableOptions;
@@ -85,6 +86,7 @@ fn profile(pid: Pid) -> anyhow::Result<ResolvedProfile> {
         rate_hz: RATE_HZ,
         stack_bytes_max: STACK_BYTES_MAX_DEFAULT,
         languages: Languages::NONE,
+        may_stop: true,
     };
     let mut recorder = Recorder::new(settings, Selection::command(pid), &mut sink)?;
     recorder.run(|_, _| (interrupts::requested() > 0).then_some(Over::Interrupted))?;
@@ -176,8 +178,8 @@ fn write_flamegraph(
     match output {
         Output::Stdout => flamegraph::write(profile, View::default(), out)?,
         Output::File(path) => {
-            let file =
-                File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+            let file = output_file::create(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
             let mut file = BufWriter::new(file);
             flamegraph::write(profile, View::default(), &mut file)?;
             file.flush()

@@ -66,6 +66,7 @@ fn profile(
         selection: &options.selection,
         symbols: &options.symbols,
         by: options.by,
+        looks: false,
         timeline: false,
     };
     let Shown { profile, .. } = shown(&wanted, stages)?;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::failure;
 use super::options::DumpOptions;
+use super::record;
 use sampler_unwind::interpreter::Language;
 
 use crate::profile::{
@@ -30,6 +31,7 @@ pub fn run(options: &DumpOptions, out: &mut impl Write) -> anyhow::Result<()> {
     let pid = Pid(options.pid);
     failure::check(pid)?;
     linux::proc::task::raise_descriptor_limit()?;
+    record::put_down_rights();
     let mut sink = ProfileBuilder::new();
     let snapshot = snapshot(pid, STACK_BYTES_MAX_DEFAULT, options.languages, &mut sink)?;
     // Names may take seconds, and a thread that stops late would stand still for as long.

@@ -1,6 +1,5 @@
 //! `sampler export`: a recording in the format of another tool.
 
-use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use anyhow::{Context, bail};
@@ -9,6 +8,7 @@ use flate2::write::GzEncoder;
 
 use super::export_args::{ExportFormat, ExportOptions};
 use super::options::Output;
+use super::output_file;
 use super::reading::{Shown, Wanted, shown};
 use super::stages::Stages;
 use crate::export::{
@@ -31,15 +31,16 @@ pub fn run(options: &ExportOptions) -> anyhow::Result<()> {
         selection: &options.selection,
         symbols: &options.symbols,
         by: options.by,
-        timeline: options.format.is_in_time(),
+        looks: options.format.is_in_time(),
+        timeline: false,
     };
     let mut shown = shown(&wanted, &stages)?;
     lay_out(&mut shown.profile, options.layout, Shape::Stacks);
     stages.at(|| "writing".to_owned());
     match &options.output {
         Output::File(path) => {
-            let file =
-                File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+            let file = output_file::create(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
             write_all(options, &shown, file)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }

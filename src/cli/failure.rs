@@ -3,9 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
+use sampler_platforms::linux::abilities::{self, Rung};
 use sampler_platforms::linux::permission::{self, DeniedBy};
 use sampler_platforms::linux::proc::task::{ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{names, status};
+use sampler_platforms::linux::remedy::Place;
 use sampler_platforms::linux::spawn::LaunchError;
 use sampler_platforms::linux::{self, Errno, TargetError};
 use sampler_platforms::{Pid, Tid};
@@ -74,17 +76,33 @@ pub fn check(pid: Pid) -> anyhow::Result<()> {
         let by = DeniedBy::Tracer { tracer, name };
         return Err(Failure::Denied { pid, by }.into());
     }
-    match ThreadFiles::new(pid, tid).syscall() {
-        Err(ThreadReadError::Denied(error)) => {
-            let errno = error.raw_os_error().map_or(Errno::EPERM, Errno::from_raw);
-            Err(Failure::Denied {
-                pid,
-                by: permission::why(pid, tid, errno),
-            }
-            .into())
+    if let Err(ThreadReadError::Gone) = ThreadFiles::new(pid, tid).syscall() {
+        return Err(TargetError::NoSuchProcess { pid }.into());
+    }
+    match abilities::rung(pid, tid, true) {
+        Rung::States => {
+            let by = permission::why(pid, tid, Errno::EPERM);
+            Err(Failure::Denied { pid, by }.into())
         }
-        Err(ThreadReadError::Gone) => Err(TargetError::NoSuchProcess { pid }.into()),
-        Ok(_) | Err(_) => Ok(()),
+        Rung::Stops | Rung::Reads => Ok(()),
+    }
+}
+
+/// Whether process `pid` is there, for a recording that makes do with what everybody may know of it: if no more than
+/// that may be known, `Some` says why.
+///
+/// # Errors
+/// [`TargetError`], or [`Failure::Denied`] when another tracer has it, which may let it go.
+pub fn check_states(pid: Pid) -> anyhow::Result<Option<Failure>> {
+    let Err(error) = check(pid) else {
+        return Ok(None);
+    };
+    match error.downcast::<Failure>()? {
+        Failure::Denied {
+            by: by @ DeniedBy::Tracer { .. },
+            ..
+        } => Err(Failure::Denied { pid, by }.into()),
+        denied => Ok(Some(denied)),
     }
 }
 
@@ -98,7 +116,9 @@ pub fn exit_of(error: &anyhow::Error, starts_command: bool) -> Exit {
     if let Some(launch) = error.downcast_ref::<LaunchError>() {
         return match launch {
             LaunchError::NotFound { .. } => Exit::CommandNotFound,
-            LaunchError::NotExecutable { .. } => Exit::CannotExecute,
+            LaunchError::NotExecutable { .. } | LaunchError::ThirtyTwoBit { .. } => {
+                Exit::CannotExecute
+            }
             LaunchError::Other { .. } => general,
         };
     }
@@ -135,7 +155,12 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
     if leaves_partial_file(error) {
         return Some("what was recorded before can be read: sampler report FILE.partial");
     }
-    match error.downcast_ref::<Failure>()? {
+    hint_for(error.downcast_ref()?)
+}
+
+/// The same for one of these.
+pub fn hint_for(failure: &Failure) -> Option<&'static str> {
+    match failure {
         Failure::Denied { by, .. } => by.hint(),
         Failure::NoSuchCgroup(_) => Some(
             "give a folder below /sys/fs/cgroup, or a path as in /proc/PID/cgroup of a process that runs",
@@ -144,6 +169,18 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
         Failure::NoSamples { .. }
         | Failure::EmptyRecording { .. }
         | Failure::OutsideRecording { .. } => None,
+    }
+}
+
+/// The lines of which any one would help, where we are, and what says more.
+pub fn further_hints(error: &anyhow::Error) -> Vec<String> {
+    match error.downcast_ref::<Failure>() {
+        Some(Failure::Denied { pid, by }) if by.hint().is_some() => {
+            let mut lines = by.remedies(Place::here());
+            lines.push(format!("sampler doctor -p {pid} says more"));
+            lines
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -4,15 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 use sampler_unwind::interpreter::Languages;
 
 use super::args::{
-    Cli, CommandArgs, DemoArgs, DumpArgs, FormatArg, PackArgs, RecordArgs, ReportArgs, SymbolArgs,
-    SymbolsArgs, SymbolsCommandArgs, WeightArg,
+    DemoArgs, DumpArgs, FormatArg, PackArgs, PidList, RecordArgs, ReportArgs, SymbolArgs,
+    SymbolsArgs, SymbolsCommandArgs, TopArgs, WeightArg,
 };
+use super::common_args::{DoctorArgs, ShellArg};
 use super::export_args::{DiffOptions, ExportOptions, MergeOptions, by_of, weight_of};
+use super::output_name::{OutputName, UnknownWord};
 use super::symbol_options::SymbolOptions;
 use super::view_args::SelectionOptions;
 use crate::profile::Weight;
@@ -24,7 +24,7 @@ pub const RECORDING_DEFAULT: &str = "sampler.data";
 /// Rows of a table when `--limit` is not given.
 pub const TABLE_ROWS_DEFAULT: usize = 40;
 
-/// A command line that makes sense.
+/// What to do, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Options {
     /// `sampler record`.
@@ -37,16 +37,36 @@ pub enum Options {
     Diff(DiffOptions),
     /// `sampler merge`.
     Merge(MergeOptions),
+    /// `sampler top`.
+    Top(TopOptions),
     /// `sampler dump`.
     Dump(DumpOptions),
     /// `sampler symbols`.
     Symbols(SymbolsOptions),
     /// `sampler symbols pack`.
     Pack(PackOptions),
+    /// `sampler doctor`.
+    Doctor(DoctorOptions),
+    /// `sampler completions`.
+    Completions(ShellArg),
+    /// `sampler man`, into a directory.
+    Man(Option<PathBuf>),
     /// `sampler demo`.
     Demo(DemoOptions),
     /// What `sampler demo` profiles.
     DemoWorkload(DemoWorkloadOptions),
+    /// What `sampler doctor` tries things on.
+    DoctorChild,
+}
+
+impl Options {
+    /// Whether defaults of the user's could make a difference.
+    pub(super) fn have_defaults(&self) -> bool {
+        !matches!(
+            self,
+            Self::Completions(_) | Self::Man(_) | Self::DemoWorkload(_) | Self::DoctorChild
+        )
+    }
 }
 
 /// What to record, and how.
@@ -60,8 +80,14 @@ pub struct RecordOptions {
     pub rate_hz: f64,
     /// How long; `None` until Ctrl-C or the target's end.
     pub duration: Option<Duration>,
-    /// Where to.
+    /// Where to; a file's name may have words in it that stand for what is recorded ([`OutputName`]).
     pub output: Output,
+    /// The report to make of it at once. Its input and output are those of the recording.
+    pub report: Option<Box<ReportOptions>>,
+    /// After how long another file begins; `None` for one file.
+    pub rotate: Option<Duration>,
+    /// How many of these files are kept; `None` for all.
+    pub keep: Option<usize>,
     /// How many bytes of a stack are copied at most.
     pub stack_bytes_max: usize,
     /// The overhead promised, as a share above 0 and at most 1; `None` for no promise.
@@ -70,6 +96,8 @@ pub struct RecordOptions {
     pub pause_max: Duration,
     /// The languages whose frames are looked for, besides machine code.
     pub languages: Languages,
+    /// Whether running threads may be stopped.
+    pub may_stop: bool,
     /// Whether to show neither progress nor a summary.
     pub quiet: bool,
 }
@@ -128,6 +156,8 @@ pub struct ReportOptions {
     pub symbols: SymbolOptions,
     /// Whether a table or tree that is shown on a terminal is paged.
     pub pager: bool,
+    /// Whether notes on what is missing are left out where the report has no place for them.
+    pub quiet: bool,
 }
 
 /// What a report makes of a recording.
@@ -149,6 +179,8 @@ pub enum Format {
     Folded,
     /// An SVG.
     Flamegraph,
+    /// A page.
+    Html,
     /// Everything.
     Json,
 }
@@ -158,6 +190,25 @@ impl Format {
     pub fn is_for_reading(self) -> bool {
         matches!(self, Format::Table { .. } | Format::Tree { .. })
     }
+}
+
+/// Whom to watch, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopOptions {
+    /// Whom: no command.
+    pub target: Target,
+    /// Whether the processes that they start are watched too.
+    pub subprocesses: bool,
+    /// Ticks per second: above 0, at most [`super::values::RATE_HZ_MAX`].
+    pub rate_hz: f64,
+    /// The overhead promised, as a share above 0 and at most 1; `None` for no promise.
+    pub max_overhead: Share,
+    /// The languages whose frames are looked for, besides machine code.
+    pub languages: Languages,
+    /// Whether machine code is left out where there is interpreted code.
+    pub no_native: bool,
+    /// Where names come from.
+    pub symbols: SymbolOptions,
 }
 
 /// Whose stacks to show, and how.
@@ -197,6 +248,17 @@ pub struct PackOptions {
     pub symbols: SymbolOptions,
 }
 
+/// Whom to examine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoctorOptions {
+    /// The process, besides this machine.
+    pub pid: Option<i32>,
+    /// Whether as JSON.
+    pub json: bool,
+    /// Where names come from.
+    pub symbols: SymbolOptions,
+}
+
 /// How to run the demonstration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DemoOptions {
@@ -215,38 +277,6 @@ pub struct DemoWorkloadOptions {
     pub truth: PathBuf,
 }
 
-/// Reads a command line, the program's name first.
-///
-/// # Errors
-/// When it makes no sense, and when it asks for help or the version: [`clap::Error::print`] says so on the right
-/// stream, and [`clap::Error::exit_code`] is 2 or 0.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
-    match Cli::try_parse_from(arguments)?.command {
-        CommandArgs::Record(args) => RecordOptions::try_from(args)
-            .map(Options::Record)
-            .map_err(|error| usage_error("record", &error)),
-        CommandArgs::Report(args) => ReportOptions::try_from(args)
-            .map(Options::Report)
-            .map_err(|error| usage_error("report", &error)),
-        CommandArgs::Export(args) => ExportOptions::try_from(args)
-            .map(Options::Export)
-            .map_err(|error| usage_error("export", &error)),
-        CommandArgs::Diff(args) => DiffOptions::try_from(args)
-            .map(Options::Diff)
-            .map_err(|error| usage_error("diff", &error)),
-        CommandArgs::Merge(args) => MergeOptions::try_from(args)
-            .map(Options::Merge)
-            .map_err(|error| usage_error("merge", &error)),
-        CommandArgs::Dump(args) => Ok(Options::Dump(args.into())),
-        CommandArgs::Symbols(args) => Ok(args.into()),
-        CommandArgs::Demo(args) => Ok(Options::Demo(args.into())),
-        CommandArgs::DemoWorkload(args) => Ok(Options::DemoWorkload(DemoWorkloadOptions {
-            duration: args.duration,
-            truth: args.truth,
-        })),
-    }
-}
-
 /// Options that make no sense together.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
@@ -256,7 +286,7 @@ pub enum UsageError {
     )]
     NoTarget,
     /// The format is to be told from an extension that tells nothing.
-    #[error("cannot tell the format from '{}': use .svg, .folded, .json or .txt, or say --format", .0.display())]
+    #[error("cannot tell the format from '{}': use .svg, .html, .folded, .json or .txt, or say --format", .0.display())]
     UnknownExtension(PathBuf),
     /// The same of `sampler export`.
     #[error(
@@ -276,29 +306,26 @@ pub enum UsageError {
     /// `--limit` for something without rows.
     #[error("--limit is for a table or a tree")]
     LimitWithoutRows,
+    /// Files one after the other on standard output.
+    #[error("--rotate needs a file to write to")]
+    RotateToStdout,
+    /// A name with words in it that nobody knows.
+    #[error(transparent)]
+    OutputName(#[from] UnknownWord),
 }
 
-/// `error` as clap says its own: with the usage of the subcommand below.
-fn usage_error(subcommand: &str, error: &UsageError) -> clap::Error {
-    let mut cli = Cli::command();
-    // Gives the subcommands their full names.
-    cli.build();
-    match cli.find_subcommand_mut(subcommand) {
-        Some(command) => command.error(ErrorKind::ValueValidation, error),
-        None => cli.error(ErrorKind::ValueValidation, error),
-    }
-}
-
-impl TryFrom<RecordArgs> for RecordOptions {
-    type Error = UsageError;
-
-    fn try_from(args: RecordArgs) -> Result<Self, UsageError> {
-        let mut pids = Vec::new();
-        for pid in args.pids.into_iter().flat_map(|list| list.0) {
-            if !pids.contains(&pid) {
-                pids.push(pid);
-            }
-        }
+impl RecordOptions {
+    /// What `args` mean, with the report that is to be made at once.
+    ///
+    /// # Errors
+    /// When they make no sense together.
+    pub(super) fn new(
+        args: RecordArgs,
+        report: Option<Box<ReportOptions>>,
+        quiet: bool,
+    ) -> Result<Self, UsageError> {
+        let output = output_of(args.output, report.as_deref(), args.rotate.is_some())?;
+        let pids = distinct(args.pids);
         // clap has seen to it that there is no more than one of them.
         let target = match (args.pgrep, args.cgroup) {
             _ if !pids.is_empty() => Target::Pids(pids),
@@ -313,20 +340,50 @@ impl TryFrom<RecordArgs> for RecordOptions {
             subprocesses: args.subprocesses || (by_default && !args.no_subprocesses),
             rate_hz: args.rate,
             duration: args.duration,
-            output: args.output.into(),
+            output,
+            report,
+            rotate: args.rotate,
+            keep: args.keep,
             stack_bytes_max: args.stack_size,
             max_overhead: args.max_overhead.0,
             pause_max: args.max_pause,
             languages: args.lang.0,
-            quiet: args.quiet,
+            may_stop: !args.no_stop,
+            quiet,
         })
     }
 }
 
-impl TryFrom<ReportArgs> for ReportOptions {
-    type Error = UsageError;
+/// Where a recording, or the report made of it, is written.
+fn output_of(
+    path: Option<PathBuf>,
+    report: Option<&ReportOptions>,
+    rotates: bool,
+) -> Result<Output, UsageError> {
+    let by_default = || match report.map(|report| report.format) {
+        None => RECORDING_DEFAULT.into(),
+        Some(format) if format.is_for_reading() => "-".into(),
+        Some(Format::Flamegraph) => "sampler.svg".into(),
+        Some(Format::Json) => "sampler.json".into(),
+        Some(_) => "sampler.folded".into(),
+    };
+    match Output::from(path.unwrap_or_else(by_default)) {
+        Output::Stdout if rotates => Err(UsageError::RotateToStdout),
+        Output::Stdout => Ok(Output::Stdout),
+        Output::File(path) => {
+            let name = OutputName::new(path)?;
+            let name = if rotates { name.with_time() } else { name };
+            Ok(Output::File(name.as_path().to_owned()))
+        }
+    }
+}
 
-    fn try_from(args: ReportArgs) -> Result<Self, UsageError> {
+impl ReportOptions {
+    /// What `args` mean.
+    ///
+    /// # Errors
+    /// When they make no sense together.
+    pub(super) fn new(args: ReportArgs, quiet: bool) -> Result<Self, UsageError> {
         let format = match (args.format, &args.output) {
             (Some(format), _) => format,
             (None, Some(path)) if path != Path::new("-") => format_of(path)?,
@@ -348,6 +405,7 @@ impl TryFrom<ReportArgs> for ReportOptions {
             _ if args.limit.is_some() => return Err(UsageError::LimitWithoutRows),
             FormatArg::Folded => Format::Folded,
             FormatArg::Flamegraph => Format::Flamegraph,
+            FormatArg::Html => Format::Html,
             FormatArg::Json => Format::Json,
         };
         if args.layout.inverted && matches!(format, Format::Table { .. }) {
@@ -365,19 +423,55 @@ impl TryFrom<ReportArgs> for ReportOptions {
             selection,
             symbols: args.symbols.into(),
             pager: !args.no_pager,
+            quiet,
         })
     }
 }
 
-fn format_of(path: &Path) -> Result<FormatArg, UsageError> {
+/// The format that the extension of `path` stands for.
+///
+/// # Errors
+/// When it stands for none.
+pub(super) fn format_of(path: &Path) -> Result<FormatArg, UsageError> {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
         "svg" => Ok(FormatArg::Flamegraph),
+        "html" | "htm" => Ok(FormatArg::Html),
         "folded" | "collapsed" => Ok(FormatArg::Folded),
         "json" => Ok(FormatArg::Json),
         "txt" => Ok(FormatArg::Table),
         _ => Err(UsageError::UnknownExtension(path.into())),
     }
+}
+
+impl From<TopArgs> for TopOptions {
+    fn from(args: TopArgs) -> Self {
+        Self {
+            // clap has seen to it that there is exactly one of them.
+            target: match (args.pgrep, args.cgroup) {
+                (Some(pattern), _) => Target::Pgrep(pattern),
+                (None, Some(path)) => Target::Cgroup(path),
+                (None, None) => Target::Pids(distinct(args.pids)),
+            },
+            subprocesses: args.subprocesses,
+            rate_hz: args.rate,
+            max_overhead: args.max_overhead.0,
+            languages: args.view.lang.0,
+            no_native: args.view.no_native,
+            symbols: args.symbols.into(),
+        }
+    }
+}
+
+/// Each process once, in the order in which they were given.
+fn distinct(lists: Vec<PidList>) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for pid in lists.into_iter().flat_map(|list| list.0) {
+        if !pids.contains(&pid) {
+            pids.push(pid);
+        }
+    }
+    pids
 }
 
 impl From<DumpArgs> for DumpOptions {
@@ -410,6 +504,16 @@ impl From<PackArgs> for PackOptions {
         Self {
             input: args.file.into(),
             output: args.output,
+            symbols: args.symbols.into(),
+        }
+    }
+}
+
+impl From<DoctorArgs> for DoctorOptions {
+    fn from(args: DoctorArgs) -> Self {
+        Self {
+            pid: args.pid,
+            json: args.json,
             symbols: args.symbols.into(),
         }
     }

@@ -1,10 +1,15 @@
 //! Command lines, and what they mean.
 
+use clap::CommandFactory;
+
 use super::*;
+use crate::cli::args::Cli;
+use crate::cli::invocation::parse;
 use crate::report::{FrameFilter, Selection};
 
 fn parse_words(words: &str) -> Result<Options, clap::Error> {
-    parse(words.split_ascii_whitespace().map(OsString::from))
+    let parsed = parse(words.split_ascii_whitespace().map(OsString::from));
+    parsed.map(|invocation| invocation.options)
 }
 
 #[track_caller]
@@ -43,10 +48,14 @@ fn a_recording_has_defaults() {
             rate_hz: 99.0,
             duration: None,
             output: Output::File("sampler.data".into()),
+            report: None,
+            rotate: None,
+            keep: None,
             stack_bytes_max: 1 << 20,
             max_overhead: Some(0.02),
             pause_max: Duration::from_millis(1),
             languages: Languages::ALL,
+            may_stop: true,
             quiet: false,
         }
     );
@@ -224,6 +233,7 @@ fn a_report_has_defaults() {
                 cache: true,
             },
             pager: true,
+            quiet: false,
         }
     );
     assert_eq!(report("-").input, Input::Stdin);
@@ -295,11 +305,10 @@ fn names_may_come_from_elsewhere() {
 fn symbols_lists_or_packs() {
     let parse = |line: &str| {
         let words = line.split_whitespace().map(OsString::from);
-        parse(
-            ["sampler".into(), "symbols".into()]
-                .into_iter()
-                .chain(words),
-        )
+        let words = ["sampler".into(), "symbols".into()]
+            .into_iter()
+            .chain(words);
+        parse(words).map(|invocation| invocation.options)
     };
     assert!(matches!(
         parse("x.data --json"),
@@ -375,4 +384,88 @@ fn filters_are_the_same_everywhere() {
     assert!(parse_words("sampler report --callers-of a --callees-of b").is_err());
     assert!(parse_words("sampler report --inverted").is_err());
     assert!(parse_words("sampler report --inverted -f tree").is_ok());
+}
+
+#[test]
+fn a_report_can_be_made_at_once() {
+    let formats = |words: &str| {
+        let options = record(words);
+        (options.report.map(|report| report.format), options.output)
+    };
+    let svg = (Some(Format::Flamegraph), Output::File("x.svg".into()));
+    assert_eq!(formats("-p 1 -o x.svg"), svg);
+    assert_eq!(formats("-p 1 --format flamegraph -o x.svg"), svg);
+    assert_eq!(
+        formats("-p 1 -f folded"),
+        (Some(Format::Folded), Output::File("sampler.folded".into()))
+    );
+    assert_eq!(
+        formats("-p 1 -o x.data"),
+        (None, Output::File("x.data".into()))
+    );
+    let table = formats("-p 1 -f table");
+    assert!(
+        matches!(table, (Some(Format::Table { .. }), Output::Stdout)),
+        "{table:?}"
+    );
+    let weight = |words: &str| record(words).report.map(|report| report.weight);
+    assert_eq!(weight("-p 1 -o x.svg -w off-cpu"), Some(Weight::OffCpu));
+    assert_eq!(weight("-p 1 -o x.svg --idle"), Some(Weight::Wall));
+    // A recording that is kept holds all of it.
+    assert_eq!(record("-p 1 --threads"), record("-p 1"));
+}
+
+#[test]
+fn files_one_after_the_other_have_the_time_in_their_names() {
+    let options = record("-p 1 --rotate 60s --keep 3");
+    assert_eq!(options.output, Output::File("sampler-%t.data".into()));
+    assert_eq!(
+        (options.rotate, options.keep),
+        (Some(Duration::from_secs(60)), Some(3))
+    );
+    let same = record("-p 1 --switch-output=60s --switch-max-files=3");
+    assert_eq!(same, options);
+    for wrong in [
+        "--keep 3",
+        "--rotate 60 -o -",
+        "--rotate 10ms",
+        "--rotate 60 --keep 0",
+        "-o %q",
+    ] {
+        assert!(
+            parse_words(&format!("sampler record -p 1 {wrong}")).is_err(),
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
+fn names_of_other_profilers_are_understood() {
+    for words in ["-g", "--call-graph dwarf", "-n", "--native"] {
+        assert_eq!(record(&format!("-p 1 {words}")), record("-p 1"), "{words}");
+    }
+    assert_eq!(record("-G x -d 1"), record("--cgroup x -d 1"));
+    assert_eq!(record("--no-inherit ls"), record("--no-subprocesses ls"));
+    assert_eq!(
+        report("-f tree --percent-limit 3"),
+        report("-f tree --threshold 3")
+    );
+}
+
+#[test]
+fn what_all_commands_have_is_taken_anywhere() {
+    let common = |words: &str| {
+        let words = words.split_ascii_whitespace().map(OsString::from);
+        parse(words).map(|invocation| invocation.common).unwrap()
+    };
+    let expected = common("sampler --color never -q -vv --no-config report");
+    assert_eq!(
+        common("sampler report --no-config -v --color=never -v -q"),
+        expected
+    );
+    assert_eq!(
+        (expected.verbose, expected.quiet, expected.no_config),
+        (2, true, true)
+    );
+    assert!(record("-p 1 -q").quiet);
 }

@@ -40,6 +40,8 @@ pub struct Wanted<'a> {
     /// What frames are told apart by.
     pub by: By,
     /// Whether single looks are wanted.
+    pub looks: bool,
+    /// Whether it is wanted when everything was.
     pub timeline: bool,
 }
 
@@ -68,6 +70,9 @@ pub fn shown(wanted: &Wanted<'_>, stages: &Stages) -> anyhow::Result<Shown> {
     let mut builder = ProfileBuilder::new();
     if let Some(window) = &wanted.selection.window {
         builder = builder.within(window.clone());
+    }
+    if wanted.looks {
+        builder = builder.with_observations();
     }
     if wanted.timeline {
         builder = builder.with_timeline();

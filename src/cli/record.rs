@@ -2,24 +2,25 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use sampler_platforms::Pid;
 use sampler_platforms::linux::proc::cgroup::Cgroup;
-use sampler_platforms::linux::proc::task;
+use sampler_platforms::linux::proc::{names, task};
 use sampler_platforms::linux::spawn::{self, ChildStdout, Ended, Launched};
-use sampler_platforms::linux::{self, interrupts};
+use sampler_platforms::linux::{self, interrupts, privileges};
 
 use super::exit::Exit;
 use super::failure::{self, Failure};
 use super::options::{Output, RecordOptions, Target};
 use super::progress::Progress;
+use super::recording_files::{Copies, Goal, Growing, RecordingFiles};
 use crate::export::summary_words;
 use crate::profile::Summary;
 use crate::record::{Over, RecordSettings, Recorder, Selection};
-use crate::recording::{BackgroundWriter, RecordingFile, RecordingInfo, Writer};
+use crate::recording::{BackgroundWriter, RecordingFile, RecordingInfo, Visitor, Writer};
 
 /// How often threads are looked for that have yet to stop, after the last sample, in nanoseconds.
 const STRAYS_NS: u64 = 1_000_000;
@@ -36,6 +37,7 @@ const CHILDREN_CPU_MIN: Duration = Duration::from_millis(100);
 /// When nothing could be recorded, or what was recorded could not be kept. In every case the targets run on.
 pub fn run(options: &RecordOptions, messages: &mut impl Write) -> anyhow::Result<Exit> {
     interrupts::install().context("cannot listen for Ctrl-C")?;
+    interrupts::install_copies().context("cannot listen for SIGUSR1")?;
     // Without these, sampling works all the same: waiting for a stop polls, and files are opened for each read.
     let _without_timer = linux::prepare_sampling_thread();
     let _few_descriptors = task::raise_descriptor_limit();
@@ -43,7 +45,9 @@ pub fn run(options: &RecordOptions, messages: &mut impl Write) -> anyhow::Result
         Target::Pids(pids) => {
             let pids: Vec<Pid> = pids.iter().copied().map(Pid).collect();
             for &pid in &pids {
-                failure::check(pid)?;
+                if let Some(denied) = failure::check_states(pid)? {
+                    tell_denied(&denied, messages);
+                }
             }
             attach(options, Selection::processes(&pids), &pids, messages)
         }
@@ -65,14 +69,45 @@ fn attach(
     pids: &[Pid],
     messages: &mut impl Write,
 ) -> anyhow::Result<Exit> {
-    let writer = start(options, &[], pids)?;
-    let recorded = record(options, selection, writer, messages)?;
+    let first = pids.first();
+    let name = first.and_then(|&pid| names::of_a_process(pid).ok());
+    let mut files = RecordingFiles::new(options, first.map(|pid| pid.0), name);
+    let growing = files.begin()?;
+    put_down_rights();
+    let session = Session {
+        options,
+        selection: selection.clone(),
+        further: selection,
+        words: &[],
+        pids,
+    };
+    let recorded = session.record(&mut files, growing, messages)?;
     recorded.tell(options, messages);
-    if recorded.summary.samples == 0 {
+    if recorded.samples == 0 {
         let missed = no_samples_because(options, &recorded.summary);
         Err(Failure::NoSamples { missed }.into())
     } else {
         Ok(Exit::Ok)
+    }
+}
+
+/// Says that of a process only the little that everybody may know will be recorded, and why.
+fn tell_denied(denied: &Failure, messages: &mut impl Write) {
+    say(
+        messages,
+        &format!("{denied}; recording only which of its threads run, and their CPU time"),
+    );
+    if let Some(hint) = failure::hint_for(denied) {
+        let _unheard = writeln!(messages, "  hint: {hint}");
+    }
+}
+
+/// Whatever happens from now on happens without rights that it does not take.
+pub(super) fn put_down_rights() {
+    match privileges::put_down_what_is_not_needed() {
+        Ok(left) => tracing::info!("capabilities in force from now on: {left:#x}"),
+        // They are not needed, and do no harm by themselves.
+        Err(error) => tracing::warn!("rights that are not needed cannot be put down: {error}"),
     }
 }
 
@@ -102,26 +137,46 @@ fn launch(
     messages: &mut impl Write,
 ) -> anyhow::Result<Exit> {
     let (program, arguments) = words.split_first().context("no command was given")?;
-    let writer = start(options, words, &[])?;
+    // Whatever is wrong with the file is told before anything is started, unless its name depends on that.
+    let mut files = RecordingFiles::new(options, None, None);
+    let growing = match RecordingFiles::is_named_by_pid(options) {
+        true => None,
+        false => Some(files.begin()?),
+    };
     // What the command prints must not come between the bytes of the recording.
     let its_stdout = match options.output {
         Output::Stdout => ChildStdout::ToStderr,
         Output::File(_) => ChildStdout::Inherited,
     };
+    // With all rights that we were started with: they are the user's.
     let launched = match spawn::launch(program, arguments, its_stdout) {
         Ok(launched) => launched,
         Err(error) => {
             // Nothing is in it.
-            writer.into_output().finish()?.discard()?;
+            if let Some(growing) = growing {
+                growing.file.discard()?;
+            }
             return Err(error.into());
         }
     };
-    let recorded = record(
+    let pid = launched.pid();
+    let growing = match growing {
+        Some(growing) => Ok(growing),
+        None => {
+            files = RecordingFiles::new(options, Some(pid.0), None);
+            files.begin()
+        }
+    };
+    put_down_rights();
+    let session = Session {
         options,
-        Selection::command(launched.pid()),
-        writer,
-        messages,
-    );
+        selection: Selection::command(pid),
+        // What it has used by then is in the files before.
+        further: Selection::processes(&[pid]),
+        words,
+        pids: &[],
+    };
+    let recorded = growing.and_then(|growing| session.record(&mut files, growing, messages));
     match &recorded {
         Ok(recorded) => {
             recorded.tell(options, messages);
@@ -155,11 +210,8 @@ fn start(
     options: &RecordOptions,
     words: &[OsString],
     pids: &[Pid],
-) -> anyhow::Result<Writer<BackgroundWriter<RecordingFile>>> {
-    let path = match &options.output {
-        Output::Stdout => Path::new("-"),
-        Output::File(path) => path,
-    };
+    file: RecordingFile,
+) -> anyhow::Result<BackgroundRecording> {
     let info = RecordingInfo {
         sampler_version: env!("CARGO_PKG_VERSION").to_owned(),
         start_unix_ns: since_epoch_ns(),
@@ -172,8 +224,17 @@ fn start(
             .collect(),
         pids: pids.iter().map(|pid| pid.0).collect(),
     };
-    let output = BackgroundWriter::start(RecordingFile::create(path)?)?;
-    Ok(Writer::create(output, &info)?)
+    let output = BackgroundWriter::start(file)?;
+    let visitor = output.visitor();
+    let writer = Writer::create(output, &info)?;
+    Ok(BackgroundRecording { writer, visitor })
+}
+
+/// A recording that is written by a thread of its own.
+#[derive(Debug)]
+struct BackgroundRecording {
+    writer: Writer<BackgroundWriter<RecordingFile>>,
+    visitor: Visitor<RecordingFile>,
 }
 
 fn kernel_release() -> String {
@@ -200,60 +261,150 @@ fn used_up(wait: Duration) -> String {
 #[derive(Debug)]
 struct Recorded {
     over: Over,
+    /// Of the last file.
     summary: Summary,
+    /// Of all files.
+    samples: u64,
+    /// Likewise.
+    cpu_ns: u64,
+    /// The last file that was written.
+    last: Option<PathBuf>,
 }
 
-fn record(
-    options: &RecordOptions,
+/// What is recorded, into however many files.
+#[derive(Debug)]
+struct Session<'a> {
+    options: &'a RecordOptions,
+    /// For the first file.
     selection: Selection,
-    mut writer: Writer<BackgroundWriter<RecordingFile>>,
-    messages: &mut impl Write,
-) -> anyhow::Result<Recorded> {
-    let settings = RecordSettings {
-        rate_hz: options.rate_hz,
-        stack_bytes_max: options.stack_bytes_max,
-        max_overhead: options.max_overhead,
-        pause_max: options.pause_max,
-        languages: options.languages,
-    };
-    let selection = selection.with_subprocesses(options.subprocesses);
-    let mut recorder = Recorder::new(settings, selection, &mut writer)?;
-    if recorder.has_nobody() && !options.quiet {
-        let nobody = match summary_words::left_out(&recorder.summary()) {
-            Some(left_out) => format!("nobody to record yet, left out {left_out}"),
-            None => "nobody to record yet".to_owned(),
+    /// For those after it.
+    further: Selection,
+    /// The command, if one was started.
+    words: &'a [OsString],
+    pids: &'a [Pid],
+}
+
+/// One file of a session.
+#[derive(Debug)]
+struct Part {
+    /// `None` when the next file is due.
+    over: Option<Over>,
+    summary: Summary,
+    file: RecordingFile,
+}
+
+impl Session<'_> {
+    /// Records until there is a reason to end.
+    fn record(
+        &self,
+        files: &mut RecordingFiles<'_>,
+        mut growing: Growing,
+        messages: &mut impl Write,
+    ) -> anyhow::Result<Recorded> {
+        let began = Instant::now();
+        let mut selection = self.selection.clone();
+        let (mut samples, mut cpu_ns, mut last) = (0, 0, None);
+        loop {
+            let (file, goal) = growing.split();
+            let part = self.record_part(selection, file, &goal, began, messages)?;
+            samples += part.summary.samples;
+            cpu_ns += part.summary.cpu_ns;
+            if part.summary.samples == 0 {
+                // An older recording is worth more.
+                part.file.discard()?;
+            } else {
+                last = files.finish(part.file, goal)?.or(last);
+            }
+            if let Some(over) = part.over {
+                let summary = part.summary;
+                return Ok(Recorded {
+                    over,
+                    summary,
+                    samples,
+                    cpu_ns,
+                    last,
+                });
+            }
+            if let Some(last) = &last
+                && !self.options.quiet
+                && part.summary.samples > 0
+            {
+                say(messages, &format!("wrote {}", last.display()));
+            }
+            growing = files.begin()?;
+            selection = self.further.clone();
+        }
+    }
+
+    fn record_part(
+        &self,
+        selection: Selection,
+        file: RecordingFile,
+        goal: &Goal,
+        began: Instant,
+        messages: &mut impl Write,
+    ) -> anyhow::Result<Part> {
+        let options = self.options;
+        let BackgroundRecording {
+            mut writer,
+            visitor,
+        } = start(options, self.words, self.pids, file)?;
+        let settings = RecordSettings {
+            rate_hz: options.rate_hz,
+            stack_bytes_max: options.stack_bytes_max,
+            max_overhead: options.max_overhead,
+            pause_max: options.pause_max,
+            languages: options.languages,
+            may_stop: options.may_stop,
         };
-        say(messages, &format!("{nobody}; waiting"));
-    }
-    let progress = Progress::start(options.duration, options.quiet);
-    let mut is_warned = false;
-    let over = recorder.run(|elapsed_ns, costs| {
-        let elapsed = Duration::from_nanos(elapsed_ns);
-        progress.update(costs.samples(), costs.ticks, elapsed);
-        if costs.longest_wait > TOO_LONG && !is_warned && !options.quiet {
-            is_warned = true;
-            progress.warn(&used_up(costs.longest_wait));
+        let selection = selection.with_subprocesses(options.subprocesses);
+        let mut recorder = Recorder::new(settings, selection, &mut writer)?;
+        if recorder.has_nobody() && !options.quiet {
+            let nobody = match summary_words::left_out(&recorder.summary()) {
+                Some(left_out) => format!("nobody to record yet, left out {left_out}"),
+                None => "nobody to record yet".to_owned(),
+            };
+            say(messages, &format!("{nobody}; waiting"));
         }
-        if interrupts::requested() > 0 {
-            Some(Over::Interrupted)
-        } else if options.duration.is_some_and(|duration| elapsed >= duration) {
-            Some(Over::Duration)
-        } else {
-            None
-        }
-    });
-    let summary = recorder.summary();
-    drop(recorder);
-    progress.finish();
-    let over = over?;
-    let file = writer.finish(&summary)?.finish()?;
-    if summary.samples == 0 {
-        // An older recording is worth more.
-        file.discard()?;
-    } else {
-        file.finish()?;
+        let progress = Progress::start(options.duration, options.quiet);
+        let has_report = options.report.is_some();
+        let mut copies = Copies::new(visitor, goal, has_report, interrupts::copies_requested());
+        let (mut is_warned, mut is_next_due) = (false, false);
+        let over = recorder.run(|elapsed_ns, costs| {
+            let elapsed = began.elapsed();
+            progress.update(costs.samples(), costs.ticks, elapsed);
+            if costs.longest_wait > TOO_LONG && !is_warned && !options.quiet {
+                is_warned = true;
+                progress.warn(&used_up(costs.longest_wait));
+            }
+            copies.keep_up(interrupts::copies_requested(), |line| {
+                if !options.quiet {
+                    progress.warn(&format!("sampler: {line}"));
+                }
+            });
+            let part_elapsed = Duration::from_nanos(elapsed_ns);
+            if interrupts::requested() > 0 {
+                Some(Over::Interrupted)
+            } else if options.duration.is_some_and(|duration| elapsed >= duration) {
+                Some(Over::Duration)
+            } else if options.rotate.is_some_and(|rotate| part_elapsed >= rotate) {
+                is_next_due = true;
+                Some(Over::Duration)
+            } else {
+                None
+            }
+        });
+        let summary = recorder.summary();
+        drop(recorder);
+        progress.finish();
+        let over = over?;
+        let file = writer.finish(&summary)?.finish()?;
+        Ok(Part {
+            over: (!is_next_due || over != Over::Duration).then_some(over),
+            summary,
+            file,
+        })
     }
-    Ok(Recorded { over, summary })
 }
 
 impl Recorded {
@@ -261,15 +412,20 @@ impl Recorded {
         if options.quiet {
             return;
         }
-        match &options.output {
-            Output::File(path) if self.summary.samples > 0 => {
-                say(messages, &format!("wrote {}", path.display()));
+        match (&self.last, &options.output) {
+            (Some(last), _) if self.summary.samples > 0 => {
+                say(messages, &format!("wrote {}", last.display()));
             }
-            Output::File(path) => say(
+            (None, Output::File(path)) => say(
                 messages,
                 &format!("no samples: {} is not written", path.display()),
             ),
-            Output::Stdout => {}
+            (_, Output::Stdout | Output::File(_)) => {}
+        }
+        if linux::shortened_file::shortened_files() > 0 {
+            let cut =
+                "a file became shorter while it was in use: stacks that lead through it may be cut";
+            say(messages, cut);
         }
         // As for `say`.
         let _unheard = summary_words::write(&self.summary, messages);
@@ -278,7 +434,7 @@ impl Recorded {
     /// Says so if the command's children used much of the CPU time and are not part of the recording.
     fn tell_of_children(&self, ended: &Ended, options: &RecordOptions, messages: &mut impl Write) {
         let all = ended.user + ended.system;
-        let others = all.saturating_sub(Duration::from_nanos(self.summary.cpu_ns));
+        let others = all.saturating_sub(Duration::from_nanos(self.cpu_ns));
         let is_much = others > all / 10 && others > CHILDREN_CPU_MIN;
         let is_told = self.over == Over::TargetsEnded && !options.subprocesses;
         if is_much && is_told && !options.quiet {

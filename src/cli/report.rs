@@ -1,6 +1,5 @@
 //! `sampler report`: a recording, shown.
 
-use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
@@ -8,27 +7,29 @@ use anyhow::Context;
 use terminal_size::Width;
 
 use super::options::{Format, Output, ReportOptions};
+use super::output_file;
 use super::pager::{Pager, PagerCommand};
 use super::reading::{Shown, Wanted, shown};
 use super::stages::Stages;
 use crate::export::table::TableOptions;
 use crate::export::tree::TreeOptions;
-use crate::export::{View, flamegraph, folded, json, table, tree};
+use crate::export::{View, flamegraph, folded, html, json, table, tree};
 use crate::profile::ResolvedProfile;
 use crate::report::{Shape, lay_out};
 
 /// Shows a recording.
 ///
 /// # Errors
-/// When it cannot be read at all, holds no samples (that were asked for), or the report cannot be written. A recording that is damaged or was cut is shown as
-/// far as it can be read, and the report says so.
+/// When it cannot be read at all, holds no samples (that were asked for), or the report cannot be written. A recording
+/// that is damaged or was cut is shown as far as it can be read, and the report says so.
 pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
     let wanted = Wanted {
         input: &options.input,
         selection: &options.selection,
         symbols: &options.symbols,
         by: options.by,
-        timeline: false,
+        looks: false,
+        timeline: options.format == Format::Html,
     };
     let Shown { mut profile, .. } = shown(&wanted, &Stages::start())?;
     let shape = match options.format {
@@ -36,7 +37,7 @@ pub fn run(options: &ReportOptions) -> anyhow::Result<()> {
         _ => Shape::Stacks,
     };
     lay_out(&mut profile, options.layout, shape);
-    if !options.format.is_for_reading() {
+    if !options.format.is_for_reading() && !options.quiet {
         // Tables and trees hold them; in what programs read they would be in the way.
         let mut messages = io::stderr().lock();
         for note in &profile.notes {
@@ -54,7 +55,8 @@ fn write_file(
     options: &ReportOptions,
     profile: &ResolvedProfile,
 ) -> anyhow::Result<()> {
-    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let file =
+        output_file::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut out = BufWriter::new(file);
     write(options, None, profile, &mut out)
         .and_then(|()| out.flush())
@@ -105,6 +107,7 @@ fn write(
         ),
         Format::Folded => folded::write(profile, view, out),
         Format::Flamegraph => flamegraph::write(profile, view, out),
+        Format::Html => html::write(profile, options.weight, out),
         Format::Json => json::write(profile, out),
     }
 }

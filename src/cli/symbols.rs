@@ -1,6 +1,5 @@
 //! `sampler symbols`: what there are names for, from where, and how to get the rest; and packs of them for elsewhere.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
 use anyhow::{Context, bail};
@@ -8,6 +7,7 @@ use serde::Serialize;
 
 use super::advice::{Distribution, advice};
 use super::options::{Input, PackOptions, SymbolsOptions};
+use super::output_file;
 use super::reading::read_profile;
 use crate::profile::{FrameKey, JitSource, ModuleInfo, Profile};
 use crate::report::{ModuleOverview, Seen, SymbolsOverview, overview};
@@ -49,7 +49,7 @@ pub fn pack(options: &PackOptions, out: &mut impl Write) -> anyhow::Result<()> {
     let mut symbolizer = options.symbols.symbolizer()?;
     let modules = sampled_modules(&recording.profile);
     let cannot_write = || format!("cannot write {}", path.display());
-    let file = File::create(path).with_context(cannot_write)?;
+    let file = output_file::create(path).with_context(cannot_write)?;
     let packed = symbolizer.pack(&modules, BufWriter::new(file));
     if packed.is_err() {
         // What there is of it is of no use.

@@ -56,6 +56,12 @@ pub enum ValueError {
     /// Not a pause.
     #[error("a pause lasts from 10us to 1s")]
     Pause,
+    /// Not a number of files.
+    #[error("a number of files is a whole number above 0")]
+    Count,
+    /// Too short a time for a file.
+    #[error("a file is to last for at least a second")]
+    Rotation,
     /// Not a regular expression.
     #[error("{0}")]
     Pattern(String),
@@ -99,6 +105,29 @@ pub fn parse_max_overhead(word: &str) -> Result<Share, ValueError> {
     match parse_percent(word) {
         Ok(percent) if percent > 0.0 => Ok(Some(percent / 100.0)),
         Ok(_) | Err(_) => Err(ValueError::MaxOverhead),
+    }
+}
+
+/// How many: above 0.
+///
+/// # Errors
+/// For anything else.
+pub fn parse_count(word: &str) -> Result<usize, ValueError> {
+    match word.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        Ok(_) | Err(_) => Err(ValueError::Count),
+    }
+}
+
+/// How long a file of several lasts: at least a second.
+///
+/// # Errors
+/// For anything else.
+pub fn parse_rotation(word: &str) -> Result<Duration, ValueError> {
+    match parse_duration(word) {
+        Ok(duration) if duration >= Duration::from_secs(1) => Ok(duration),
+        Ok(_) => Err(ValueError::Rotation),
+        Err(error) => Err(error),
     }
 }
 

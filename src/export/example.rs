@@ -1,11 +1,11 @@
 //! A profile made by hand: what the exports are tested with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::profile::{
     End, FrameKind, Missed, Moment, Overhead, PauseNs, ResolvedFrame, ResolvedProfile,
-    ResolvedThread, StackWeights, Summary, ThreadState, WeightedStack, Weights,
+    ResolvedThread, StackId, StackWeights, Summary, ThreadState, WeightedStack, Weights,
 };
 
 /// What an export writes, as text.
@@ -22,6 +22,7 @@ fn native(function: &str, module: &str) -> ResolvedFrame {
         module: Some(module.into()),
         file: Some(format!("/src/{module}.c")),
         line: Some(7),
+        line_precision: None,
         inlined: false,
         kind: FrameKind::Native,
         language: None,
@@ -34,6 +35,7 @@ fn other(function: &str, kind: FrameKind) -> ResolvedFrame {
         module: None,
         file: None,
         line: None,
+        line_precision: None,
         inlined: false,
         kind,
         language: None,
@@ -88,6 +90,7 @@ fn stack(
     samples: u64,
 ) -> WeightedStack {
     WeightedStack {
+        recorded: StackId(0),
         frames: frames.to_vec(),
         thread,
         end,
@@ -124,6 +127,7 @@ pub(super) fn profile() -> ResolvedProfile {
             thread(4711, "./server --port 80", 4711, "server"),
             thread(4711, "./server --port 80", 4712, "worker; 1"),
         ],
+        timeline: None,
         summary: summary(),
         notes: vec!["no symbols for libx.so: it is stripped".into()],
         ..ResolvedProfile::default()
@@ -144,6 +148,7 @@ pub(super) fn summary() -> Summary {
         missed: [(Missed::Late, 4), (Missed::ThreadEnded, 1)].into(),
         processes: 1,
         left_out: BTreeMap::new(),
+        jit_left_out: 0,
         cpu_ns: 2_080 * MS,
         wall_ns: 3_000 * MS,
         target_stopped_ns: 209 * 45_000,
@@ -164,6 +169,7 @@ pub(super) fn summary() -> Summary {
             thread_stopped: 0.004_4,
             sampler_cpu: 0.012,
         },
+        fallbacks: BTreeSet::new(),
     }
 }
 
@@ -198,7 +204,7 @@ pub(super) fn in_time() -> ResolvedProfile {
         ..moment(stack, at_ns, state, ticks)
     };
     let mut profile = profile();
-    profile.timeline = vec![
+    profile.moments = vec![
         look(0, 10, 0, 1, 10, 10),
         look(4, 90, 1, 9, 0, 90),
         look(1, 20, 0, 1, 10, 10),

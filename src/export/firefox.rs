@@ -178,7 +178,7 @@ impl<'a> Converter<'a> {
             Weight::Samples => value,
             _ => value.saturating_add(500_000) / 1_000_000,
         });
-        let moments = profile.timeline.iter().zip(&shares.of_moments);
+        let moments = profile.moments.iter().zip(&shares.of_moments);
         let mut ends_ns = 0;
         for (moment, &value) in moments {
             ends_ns = moment.at_ns.max(ends_ns);

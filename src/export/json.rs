@@ -1,14 +1,14 @@
 //! Everything, for programs. docs/json.md describes it; what is written here is what it promises.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
-use sampler_unwind::interpreter::Language;
+use sampler_unwind::interpreter::{Language, LinePrecision};
 use serde::ser::{Serialize, Serializer};
 
 use crate::profile::{
-    End, FrameKind, FramesLost, LeftOut, Missed, Overhead, PauseNs, ResolvedFrame, ResolvedProfile,
-    ResolvedThread, StackWeights, Summary, WeightedStack,
+    End, Fallback, FrameKind, FramesLost, LeftOut, Missed, Overhead, PauseNs, ResolvedFrame,
+    ResolvedProfile, ResolvedThread, StackWeights, Summary, WeightedStack,
 };
 
 /// Counts up when a key changes its meaning or goes; a new key is no new version.
@@ -96,6 +96,7 @@ struct SummaryKeys<'a> {
     rate_hz_achieved: f64,
     complete_ratio: f64,
     overhead: Overhead,
+    fallbacks: &'a BTreeSet<Fallback>,
 }
 
 impl<'a> From<&'a Summary> for SummaryKeys<'a> {
@@ -123,6 +124,7 @@ impl<'a> From<&'a Summary> for SummaryKeys<'a> {
             rate_hz_achieved: summary.rate_hz_achieved,
             complete_ratio: summary.complete_ratio,
             overhead: summary.overhead,
+            fallbacks: &summary.fallbacks,
         }
     }
 }
@@ -247,6 +249,7 @@ struct Frame<'a> {
     module: Option<&'a str>,
     file: Option<&'a str>,
     line: Option<u32>,
+    line_precision: Option<&'static str>,
     inlined: bool,
     kind: FrameKind,
     language: Option<&'static str>,
@@ -259,10 +262,19 @@ impl<'a> From<&'a ResolvedFrame> for Frame<'a> {
             module: frame.module.as_deref(),
             file: frame.file.as_deref(),
             line: frame.line,
+            line_precision: frame.line_precision.map(precision_name),
             inlined: frame.inlined,
             kind: frame.kind,
             language: frame.language.map(Language::name),
         }
+    }
+}
+
+fn precision_name(precision: LinePrecision) -> &'static str {
+    match precision {
+        LinePrecision::Exact => "exact",
+        LinePrecision::Block => "block",
+        LinePrecision::Function => "function",
     }
 }
 
@@ -332,6 +344,7 @@ mod tests {
             "rate_hz_achieved",
             "complete_ratio",
             "overhead",
+            "fallbacks",
         ];
         promised.sort_unstable();
         assert_eq!(keys, promised);

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod firefox;
 pub mod flamegraph;
 pub mod folded;
+pub mod html;
 pub mod json;
 pub mod perf_script;
 pub mod pprof;
@@ -20,7 +21,7 @@ pub mod units;
 
 mod heading;
 mod moments;
-mod names;
+pub(crate) mod names;
 mod roots;
 
 #[cfg(test)]

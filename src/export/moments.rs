@@ -43,7 +43,7 @@ pub(super) fn shares(
     };
     // By stack: the sum of the bases, and how many moments it has.
     let mut sums = vec![(0u64, 0u64); profile.stacks.len()];
-    for moment in &profile.timeline {
+    for moment in &profile.moments {
         if let Some((sum, moments)) = sums.get_mut(moment.stack as usize) {
             *sum += base(moment.state, moment.ticks);
             *moments += 1;
@@ -55,7 +55,7 @@ pub(super) fn shares(
         .map(|stack| value(stack.weights.get(weight)))
         .collect();
     let mut done = vec![0u64; sums.len()];
-    let of_moments = profile.timeline.iter().map(|moment| {
+    let of_moments = profile.moments.iter().map(|moment| {
         let at = moment.stack as usize;
         let (Some(&(sum, moments)), Some(&value), Some(done)) =
             (sums.get(at), values.get(at), done.get_mut(at))
@@ -89,7 +89,7 @@ pub(super) fn shares(
 /// belongs to where it slept; of one that ran before it was found asleep nobody knows where.
 pub(super) fn spans(profile: &ResolvedProfile) -> impl Iterator<Item = Span> + '_ {
     let mut slept_at: Vec<Option<u32>> = vec![None; profile.threads.len()];
-    profile.timeline.iter().flat_map(move |moment| {
+    profile.moments.iter().flat_map(move |moment| {
         let stack = profile.stacks.get(moment.stack as usize);
         let thread = stack.map_or(0, |stack| stack.thread);
         let on_ns = moment
@@ -187,7 +187,7 @@ mod tests {
             moments in prop::collection::vec((0..10u32, 0..4u8, 0..5u32), 0..40)
         ) {
             let mut profile = example::profile();
-            profile.timeline = moments
+            profile.moments = moments
                 .into_iter()
                 .map(|(stack, state, ticks)| example::moment(stack, u64::from(ticks) * 7, state, ticks))
                 .collect();

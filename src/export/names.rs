@@ -8,7 +8,7 @@ const REPLACEMENT: &str = "\u{fffd}";
 const NAMELESS: &str = "[no name]";
 
 /// `name` without anything that moves a cursor, breaks a line, turns text around, or is no character in XML.
-pub(super) fn printable(name: &str) -> Cow<'_, str> {
+pub(crate) fn printable(name: &str) -> Cow<'_, str> {
     if name.trim().is_empty() {
         return NAMELESS.into();
     }
@@ -47,7 +47,7 @@ pub(super) fn folded(name: &str) -> String {
 
 /// `name` in at most `width` characters, with its middle left out: of a long C++ name the start tells the class, the
 /// end the function and what it takes.
-pub(super) fn fit(name: &str, width: usize) -> Cow<'_, str> {
+pub(crate) fn fit(name: &str, width: usize) -> Cow<'_, str> {
     let length = name.chars().count();
     if length <= width {
         return name.into();

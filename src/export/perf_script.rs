@@ -14,8 +14,8 @@ use crate::profile::{ResolvedProfile, Weight};
 /// When `out` cannot be written.
 pub fn write(profile: &ResolvedProfile, weight: Weight, out: &mut impl Write) -> io::Result<()> {
     let shares = shares(profile, weight, |value| value);
-    let moments = profile.timeline.iter().zip(&shares.of_moments);
-    let ends_ns = profile.timeline.iter().map(|moment| moment.at_ns).max();
+    let moments = profile.moments.iter().zip(&shares.of_moments);
+    let ends_ns = profile.moments.iter().map(|moment| moment.at_ns).max();
     let unseen = shares.unseen.iter();
     let entries = moments
         .map(|(moment, &value)| (moment.stack, moment.at_ns, value))

@@ -35,9 +35,10 @@ pub(super) fn with_roots(profile: &ResolvedProfile, view: View) -> Cow<'_, Resol
         frames: rooted.frames,
         stacks,
         threads: profile.threads.clone(),
+        timeline: None,
         summary: profile.summary.clone(),
         notes: profile.notes.clone(),
-        timeline: Vec::new(),
+        moments: Vec::new(),
         whole: profile.whole,
     })
 }
@@ -154,6 +155,7 @@ impl<'a> Rooted<'a> {
                 module: None,
                 file: None,
                 line: None,
+                line_precision: None,
                 inlined: false,
                 kind: FrameKind::Note,
                 language: None,

@@ -31,7 +31,7 @@ pub fn write(profile: &ResolvedProfile, weight: Weight, out: &mut impl Write) ->
         })
         .collect();
     let shares = shares(profile, weight, |value| value);
-    let moments = profile.timeline.iter().map(|moment| moment.stack);
+    let moments = profile.moments.iter().map(|moment| moment.stack);
     let seen = moments.zip(shares.of_moments.iter().copied());
     for (position, value) in seen.chain(shares.unseen.iter().copied()) {
         let Some(stack) = profile.stacks.get(position as usize) else {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::units::{bytes, count, percent, time};
-use crate::profile::{FramesLost, LeftOut, Missed, Summary};
+use crate::profile::{Fallback, FramesLost, LeftOut, Missed, Summary};
 
 /// Writes `summary` in a few lines.
 ///
@@ -24,6 +24,9 @@ pub fn write(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     if let Some(left_out) = left_out(summary) {
         line(out, "left out", &left_out)?;
     }
+    if let Some(unnamed) = jit_left_out(summary) {
+        line(out, "unnamed", &unnamed)?;
+    }
     line(out, "target", &target(summary))?;
     if summary.stops > 0 {
         line(out, "paused", &paused(summary))?;
@@ -31,6 +34,9 @@ pub fn write(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
     line(out, "sampler", &sampler(summary))?;
     if let Some(overhead) = overhead(summary) {
         line(out, "overhead", &overhead)?;
+    }
+    for &fallback in &summary.fallbacks {
+        line(out, "instead", fallback_words(fallback))?;
     }
     Ok(())
 }
@@ -52,7 +58,7 @@ fn samples(summary: &Summary) -> String {
 fn taken(summary: &Summary) -> String {
     let ways = [
         (summary.stops, "by stopping a running thread"),
-        (summary.unstopped_reads, "read asleep without a stop"),
+        (summary.unstopped_reads, unstopped_words(summary)),
         (summary.reused, "unchanged since the last look"),
         (summary.torn, "torn (ran on while they were read)"),
     ];
@@ -62,6 +68,36 @@ fn taken(summary: &Summary) -> String {
         .map(|(samples, way)| format!("{} {way}", count(*samples)))
         .collect();
     taken.join(", ")
+}
+
+fn unstopped_words(summary: &Summary) -> &'static str {
+    let is_any = |fallback| summary.fallbacks.contains(&fallback);
+    match is_any(Fallback::NoStops) || is_any(Fallback::StatesOnly) {
+        true => "read without a stop",
+        false => "read asleep without a stop",
+    }
+}
+
+fn fallback_words(fallback: Fallback) -> &'static str {
+    match fallback {
+        Fallback::MemoryByFile => "memory was read from /proc/PID/mem: no process_vm_readv here",
+        Fallback::MemoryByWords => {
+            "memory was read word by word of threads that stood still: neither process_vm_readv nor /proc/PID/mem here; \
+             frames of scripts may be missing"
+        }
+        Fallback::StopsBySignal => "threads were stopped by PTRACE_ATTACH: no PTRACE_SEIZE here",
+        Fallback::SleepersStopped => {
+            "sleeping threads were stopped too, once each time they fell asleep: they cannot be read as they sleep here"
+        }
+        Fallback::CpuByTicks => {
+            "CPU time was read in ticks of 10 ms, and no time waiting for a CPU: no /proc/PID/schedstat here"
+        }
+        Fallback::StopsPolled => "stops were polled for: no timer_create here",
+        Fallback::NoStops => "running threads were not stopped: their machine code was not seen",
+        Fallback::StatesOnly => {
+            "of processes that may not be looked at, only what their threads did and their CPU time: no stacks"
+        }
+    }
 }
 
 fn stacks(summary: &Summary) -> String {
@@ -170,6 +206,17 @@ fn processes(processes: u64) -> String {
     }
 }
 
+/// Which names of code compiled at run time the recording has no room for; `None` when it has all.
+fn jit_left_out(summary: &Summary) -> Option<String> {
+    let functions = summary.jit_left_out;
+    (functions > 0).then(|| {
+        format!(
+            "{} functions compiled at run time: the names of the others take up the room there is",
+            count(functions)
+        )
+    })
+}
+
 fn target(summary: &Summary) -> String {
     let mut words = format!(
         "{} on a CPU in {}",
@@ -244,6 +291,20 @@ mod tests {
     }
 
     #[test]
+    fn of_names_that_had_no_room() {
+        let summary = Summary {
+            jit_left_out: 12_345,
+            ..Summary::default()
+        };
+        let text = example::written(|out| write(&summary, out));
+        assert!(
+            text.contains("\nunnamed  12,345 functions compiled at run time: "),
+            "{text}"
+        );
+        assert_eq!(jit_left_out(&Summary::default()), None);
+    }
+
+    #[test]
     fn of_a_target_that_slept() {
         let summary = Summary {
             samples: 100,
@@ -271,6 +332,18 @@ mod tests {
         };
         let one = "1 process: 1 with a 32-bit program";
         assert_eq!(left_out(&summary).as_deref(), Some(one));
+    }
+
+    #[test]
+    fn what_was_made_do_with_has_a_line_each() {
+        let summary = Summary {
+            fallbacks: Fallback::ALL.into(),
+            ..example::summary()
+        };
+        let text = example::written(|out| write(&summary, out));
+        let lines = text.lines().filter(|line| line.starts_with("instead  "));
+        assert_eq!(lines.count(), Fallback::ALL.len(), "{text}");
+        assert!(text.contains("20 read without a stop"), "{text}");
     }
 
     #[test]

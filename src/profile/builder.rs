@@ -1,6 +1,7 @@
 //! A recording, added up in memory.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_unwind::interpreter::Function;
@@ -15,6 +16,7 @@ use super::stacks::{
     ThreadId, WaitId,
 };
 use super::summary::Summary;
+use super::timeline::Timeline;
 
 /// How many observations wait at most for names of code that was compiled at run time: they are told until the next
 /// flush, a second later.
@@ -40,7 +42,9 @@ pub struct ProfileBuilder {
     /// With a window, what was observed whenever it was.
     whole: Vec<ThreadTally>,
     /// Whether single observations are kept.
-    keeps_timeline: bool,
+    keeps_observations: bool,
+    /// When it was, if that was asked for.
+    timeline: Option<Timeline>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,10 +76,12 @@ pub struct Profile {
     pub table: StackTable,
     /// One entry for each stack of each thread, by thread.
     pub stacks: Vec<ThreadStack>,
+    /// When it was, if that was asked for.
+    pub timeline: Option<Arc<Timeline>>,
     /// What the recording held and had cost when it was last flushed.
     pub summary: Summary,
     /// All observations, in order; empty unless they were asked for.
-    pub timeline: Vec<Observation>,
+    pub observations: Vec<Observation>,
     /// What all stacks weigh, where `stacks` are those of a part of the time.
     pub whole: Option<StackWeights>,
 }
@@ -120,16 +126,24 @@ impl ProfileBuilder {
         self
     }
 
-    /// The same, keeping single observations in [`Profile::timeline`]: some 50 bytes each.
+    /// The same, keeping single observations in [`Profile::observations`]: some 50 bytes each.
+    #[must_use]
+    pub fn with_observations(mut self) -> Self {
+        self.keeps_observations = true;
+        self
+    }
+
+    /// The same, keeping when everything was, in bounded memory.
     #[must_use]
     pub fn with_timeline(mut self) -> Self {
-        self.keeps_timeline = true;
+        self.timeline = Some(Timeline::default());
         self
     }
 
     /// Charges what was observed to the stacks, and gives the profile out.
     pub fn finish(mut self) -> Profile {
         self.take_waiting();
+        self.profile.timeline = self.timeline.take().map(Timeline::finished).map(Arc::new);
         let mut tallies = std::mem::take(&mut self.tallies);
         for (thread, tally) in (0..).map(ThreadId).zip(&mut tallies) {
             self.add_stacks(thread, tally);
@@ -161,10 +175,27 @@ impl ProfileBuilder {
         }
         if let Some(tally) = self.tallies.get_mut(index) {
             tally.observe(&observation);
+            if let Some(timeline) = &mut self.timeline {
+                timeline.observe(&observation);
+            }
         }
-        if self.keeps_timeline {
-            self.profile.timeline.push(observation);
+        if self.keeps_observations {
+            self.profile.observations.push(observation);
         }
+    }
+
+    /// What was observed since this was called last, or since the beginning; all that stacks are made of is as it would
+    /// be in the end.
+    pub fn interval(&mut self) -> &Profile {
+        self.take_waiting();
+        self.profile.stacks.clear();
+        let mut tallies = std::mem::take(&mut self.tallies);
+        for (thread, tally) in (0..).map(ThreadId).zip(&mut tallies) {
+            self.add_stacks(thread, tally);
+        }
+        self.tallies
+            .resize_with(tallies.len(), ThreadTally::default);
+        &self.profile
     }
 
     /// Takes what has waited, with names for the code that has some by now.
@@ -544,7 +575,7 @@ mod tests {
 
     #[test]
     fn of_a_part_of_the_time_only_that_is_charged() -> Result<(), UnknownId> {
-        let mut builder = ProfileBuilder::new().within(100..200).with_timeline();
+        let mut builder = ProfileBuilder::new().within(100..200).with_observations();
         let process = builder.process(&process())?;
         let main = builder.thread(&thread(process, 7, "main"))?;
         let busy = builder.stack(&[FrameKey::Syscall(1)], End::Complete)?;
@@ -585,7 +616,7 @@ mod tests {
             .collect();
         assert_eq!(charged, [(20, 20, 0, 1), (0, 80, 80, 8)]);
         assert_eq!(profile.whole.map(of), Some((180, 300, 120, 15)));
-        let moments: Vec<u64> = profile.timeline.iter().map(|seen| seen.at_ns).collect();
+        let moments: Vec<u64> = profile.observations.iter().map(|seen| seen.at_ns).collect();
         assert_eq!(moments, [120, 200]);
         Ok(())
     }

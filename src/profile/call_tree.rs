@@ -329,7 +329,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::resolved::{FrameKind, StackWeights};
-    use super::super::stacks::End;
+    use super::super::stacks::{End, StackId};
     use super::*;
 
     fn frame(function: &str, module: &str, line: u32) -> ResolvedFrame {
@@ -338,6 +338,7 @@ mod tests {
             module: Some(module.into()),
             file: Some("a.c".into()),
             line: Some(line),
+            line_precision: None,
             inlined: false,
             kind: FrameKind::Native,
             language: None,
@@ -351,6 +352,7 @@ mod tests {
             stacks: stacks
                 .iter()
                 .map(|&(thread, frames, cpu_ns)| WeightedStack {
+                    recorded: StackId(0),
                     frames: frames.to_vec(),
                     thread,
                     end: End::Complete,

@@ -204,11 +204,13 @@ mod tests {
             module: Some("app".into()),
             file: None,
             line: None,
+            line_precision: None,
             inlined: false,
             kind: FrameKind::Native,
             language: None,
         };
         let stack = |frames: &[u32], cpu_ns, samples| WeightedStack {
+            recorded: crate::profile::StackId(0),
             frames: frames.to_vec(),
             thread: 0,
             end: End::Complete,

@@ -13,6 +13,7 @@ mod sample;
 mod sink;
 mod stacks;
 mod summary;
+mod timeline;
 
 pub use builder::{MappedModule, Profile, ProfileBuilder, ThreadStack};
 pub use call_tree::{
@@ -31,4 +32,5 @@ pub use stacks::{
     End, FrameId, FrameKey, FunctionId, JitId, ModuleId, NodeId, ProcessId, StackId, StackNode,
     StackTable, ThreadId, WaitId,
 };
-pub use summary::{FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
+pub use summary::{Fallback, FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
+pub use timeline::{TimeSlice, Timeline};

@@ -1,10 +1,14 @@
 //! A profile with names: what every export reads.
 
-use sampler_unwind::interpreter::Language;
+use std::ops::AddAssign;
+use std::sync::Arc;
+
+use sampler_unwind::interpreter::{Language, LinePrecision};
 
 use super::sample::{ThreadState, Weights};
-use super::stacks::End;
+use super::stacks::{End, StackId};
 use super::summary::Summary;
+use super::timeline::Timeline;
 
 /// What kind of code a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -39,6 +43,8 @@ pub struct ResolvedFrame {
     pub file: Option<String>,
     /// The line in it.
     pub line: Option<u32>,
+    /// How well that is known, of interpreted code.
+    pub line_precision: Option<LinePrecision>,
     /// Whether the function was inlined into the frame outside it.
     pub inlined: bool,
     /// What kind of code it is.
@@ -91,7 +97,8 @@ impl StackWeights {
     }
 }
 
-impl std::ops::AddAssign for StackWeights {
+impl AddAssign for StackWeights {
+    /// Sums saturate: 584 years, which only a forged recording holds.
     fn add_assign(&mut self, other: Self) {
         self.cpu_ns = self.cpu_ns.saturating_add(other.cpu_ns);
         self.wall_ns = self.wall_ns.saturating_add(other.wall_ns);
@@ -104,6 +111,8 @@ impl std::ops::AddAssign for StackWeights {
 /// A stack of one thread with what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedStack {
+    /// Which stack of the recording it is: by this its times are found in [`ResolvedProfile::timeline`].
+    pub recorded: StackId,
     /// Positions in [`ResolvedProfile::frames`], outermost first.
     pub frames: Vec<u32>,
     /// Position in [`ResolvedProfile::threads`].
@@ -161,12 +170,14 @@ pub struct ResolvedProfile {
     pub stacks: Vec<WeightedStack>,
     /// All threads.
     pub threads: Vec<ResolvedThread>,
+    /// When it was, if that was asked for.
+    pub timeline: Option<Arc<Timeline>>,
     /// What the recording holds and what it cost.
     pub summary: Summary,
     /// What the reader must be told, each a line: modules without symbols, a recording that was cut.
     pub notes: Vec<String>,
     /// The single looks, in order; empty unless they were asked for.
-    pub timeline: Vec<Moment>,
+    pub moments: Vec<Moment>,
     /// What all stacks weighed before some were left out; `None` when none were.
     pub whole: Option<StackWeights>,
 }
@@ -191,7 +202,7 @@ impl ResolvedProfile {
             kept += u32::from(is_kept);
             is_kept
         });
-        self.timeline.retain_mut(|moment| {
+        self.moments.retain_mut(|moment| {
             let position = positions.get(moment.stack as usize).copied().flatten();
             moment.stack = position.unwrap_or(moment.stack);
             position.is_some()

@@ -87,6 +87,10 @@ pub enum FrameKey {
     BlockedInFault,
     /// Stopped by a signal or a debugger.
     Stopped,
+    /// Running, and not stopped to be looked at: its machine code was not seen.
+    NotStopped,
+    /// Asleep, with nobody allowed to see in what.
+    Asleep,
     /// CPU time of threads that ended before they could be looked at again.
     Ended,
     /// A sample of the thread was due and its stack could not be had.

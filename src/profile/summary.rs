@@ -1,6 +1,6 @@
 //! What a recording holds and what it cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sampler_unwind::interpreter::Lost;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,43 @@ impl From<Lost> for FramesLost {
     }
 }
 
+/// What the recorder had to make do with, because the kernel or a filter on it has not, or does not give, what it would
+/// rather use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// Memory is read from `/proc/PID/mem`, not by process_vm_readv.
+    MemoryByFile,
+    /// Memory is read by PTRACE_PEEKDATA, and only while a thread stands still.
+    MemoryByWords,
+    /// Threads are stopped by PTRACE_ATTACH, not by PTRACE_SEIZE.
+    StopsBySignal,
+    /// Sleeping threads are stopped too, because they cannot be read as they sleep.
+    SleepersStopped,
+    /// CPU time in ticks, and none on the run queue: there is no schedstat.
+    CpuByTicks,
+    /// Stops are polled for: there is no timer to end a wait.
+    StopsPolled,
+    /// Running threads are not stopped: nothing is known of their machine code.
+    NoStops,
+    /// Nothing is known of a process but what its threads do and their CPU time.
+    StatesOnly,
+}
+
+impl Fallback {
+    /// All there are.
+    pub const ALL: [Self; 8] = [
+        Self::MemoryByFile,
+        Self::MemoryByWords,
+        Self::StopsBySignal,
+        Self::SleepersStopped,
+        Self::CpuByTicks,
+        Self::StopsPolled,
+        Self::NoStops,
+        Self::StatesOnly,
+    ];
+}
+
 /// How long threads stood still, per stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseNs {
@@ -113,7 +150,7 @@ pub struct Summary {
     pub samples: u64,
     /// Threads stopped and let go again.
     pub stops: u64,
-    /// Sleeping threads read without a stop.
+    /// Threads read without a stop: sleeping ones, and running ones where nothing is stopped.
     pub unstopped_reads: u64,
     /// Threads that provably had not run since they were last looked at.
     pub reused: u64,
@@ -133,6 +170,8 @@ pub struct Summary {
     pub processes: u64,
     /// Processes that were to be recorded and were not.
     pub left_out: BTreeMap<LeftOut, u64>,
+    /// Functions compiled at run time whose names were found, and for which there was no room in the recording.
+    pub jit_left_out: u64,
     /// CPU time of the target while it was recorded.
     pub cpu_ns: u64,
     /// How long the recording lasted.
@@ -155,6 +194,8 @@ pub struct Summary {
     pub repaired_syscalls: u64,
     /// What was promised, and whether it was kept.
     pub overhead: Overhead,
+    /// What the recorder had to make do with.
+    pub fallbacks: BTreeSet<Fallback>,
 }
 
 impl Summary {
@@ -184,6 +225,8 @@ impl Summary {
             missed: sums(&a.missed, &b.missed),
             processes: a.processes.saturating_add(b.processes),
             left_out: sums(&a.left_out, &b.left_out),
+            fallbacks: a.fallbacks.union(&b.fallbacks).copied().collect(),
+            jit_left_out: a.jit_left_out.saturating_add(b.jit_left_out),
             cpu_ns: a.cpu_ns.saturating_add(b.cpu_ns),
             wall_ns: a.wall_ns.saturating_add(b.wall_ns),
             target_stopped_ns: a.target_stopped_ns.saturating_add(b.target_stopped_ns),

@@ -3,14 +3,17 @@
 //! They change under our hands. That is noticed by stacks that lead nowhere, by code where none was known, and by a
 //! module that is not the one that was there; and once a second all the same.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
+use rustc_hash::FxHashSet;
 use sampler_platforms::linux::proc::maps::{self, Mapping};
 use sampler_platforms::linux::{ProcessMemory, clock};
-use sampler_unwind::{Avma, Frame, Modules, ReadError, Stack};
+use sampler_unwind::{Avma, Frame, Module, Modules, ReadError, Stack};
 
-use super::images::{Images, LoadedModule, Mark, Places};
+use super::images::{Images, LoadedModule, Places};
+use super::marks::{CopiedMarks, Mark, MarkPlan};
 use super::stack_plan::StackMappings;
 use crate::profile::{FrameKey, ModuleId, ProcessId, SampleSink};
 
@@ -22,6 +25,12 @@ const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
 /// The mappings of a process that has thousands of them are read at a flush so often that it takes no more than one part
 /// in this many of a CPU. Code that is not in those that are known is noticed all the same.
 const MAPPINGS_PARTS: u64 = 1000;
+
+/// How many modules are remembered that were unloaded: they may come back.
+const GONE_MAX: usize = 4;
+
+/// After how many stacks they are forgotten, if none has come or gone meanwhile.
+const QUIET_MAX: u32 = 256;
 
 /// What a stack tells about the mappings that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +53,14 @@ pub(super) struct AddressSpace {
     module_ids: Vec<ModuleId>,
     /// What shows whether each module is still there, of those that can be unloaded.
     marks: Vec<Option<Mark>>,
+    /// Those that were unloaded last, and can be told from others: the last one is the last.
+    gone: Vec<LoadedModule>,
+    /// The marks that tell who lies in the places of those.
+    mark_plan: MarkPlan,
+    /// How many stacks there were since one of those came or went.
+    quiet: u32,
+    /// The modules are not all that the mappings say: one was put back since they were read, or could not be told.
+    is_provisional: bool,
     /// Modules that can be unloaded cannot be told for the last stack: another was in the place of one, and is gone
     /// again.
     is_doubtful: bool,
@@ -70,6 +87,10 @@ impl Default for AddressSpace {
             modules: Modules::default(),
             module_ids: Vec::new(),
             marks: Vec::new(),
+            gone: Vec::new(),
+            mark_plan: MarkPlan::default(),
+            quiet: 0,
+            is_provisional: false,
             is_doubtful: false,
             stacks: StackMappings::default(),
             main_stack: None,
@@ -88,6 +109,11 @@ impl AddressSpace {
     /// Its modules.
     pub(super) fn modules(&self) -> &Modules {
         &self.modules
+    }
+
+    /// The marks that are copied with each stack.
+    pub(super) fn mark_plan(&self) -> &MarkPlan {
+        &self.mark_plan
     }
 
     /// Its mappings.
@@ -124,7 +150,7 @@ impl AddressSpace {
             return Ok(false); // it has ended, or is between two programs in execve
         };
         self.mappings_took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if mappings == self.mappings || mappings.is_empty() {
+        if (mappings == self.mappings && !self.is_provisional) || mappings.is_empty() {
             return Ok(false);
         }
         let loaded = images.load(living, &mappings, memory, sink)?;
@@ -141,19 +167,18 @@ impl AddressSpace {
             .iter()
             .filter(|mapping| mapping.executable)
             .map(|mapping| mapping.range.clone());
-        let mut loaded = loaded;
-        loaded.sort_by_key(|new| new.module.avma.start);
-        self.module_ids = loaded.iter().map(|new| new.id).collect();
         let can_be_read = |mark: &Mark| {
-            let mut readable = mappings.iter().filter(|mapping| mapping.readable);
-            readable.any(|mapping| mapping.range.contains(&mark.at))
+            // They are in order: there can be tens of thousands.
+            let after = mappings.partition_point(|mapping| mapping.range.start <= mark.at);
+            let below = mappings.get(..after).and_then(<[Mapping]>::last);
+            below.is_some_and(|below| below.readable && below.range.contains(&mark.at))
         };
-        let marks = loaded.iter_mut().map(|new| new.mark.take());
-        self.marks = marks.map(|mark| mark.filter(can_be_read)).collect();
-        self.modules = Modules::new(
-            loaded.into_iter().map(|new| new.module).collect(),
-            executable.collect(),
-        );
+        let loaded = loaded.into_iter().map(|new| LoadedModule {
+            mark: new.mark.filter(can_be_read),
+            ..new
+        });
+        self.set_modules(loaded.collect(), executable.collect());
+        self.is_provisional = images.was_unsure();
         let stacks = mappings
             .iter()
             .filter(|mapping| mapping.readable && mapping.writable);
@@ -164,6 +189,95 @@ impl AddressSpace {
         self.main_stack = main.map(|mapping| mapping.range.start);
         self.mappings = mappings;
         Ok(true)
+    }
+
+    /// `loaded` are the modules from now on, and code may lie at `executable`. Which of those of before are not among
+    /// them is remembered.
+    fn set_modules(&mut self, mut loaded: Vec<LoadedModule>, executable: Vec<Range<Avma>>) {
+        loaded.sort_by_key(|new| new.module.avma.start);
+        let now: FxHashSet<_> = loaded.iter().map(LoadedModule::place).collect();
+        let before = self.take_modules().into_iter();
+        let had = self.gone.len();
+        self.gone.extend(
+            before.filter(|module| module.mark.is_some() && !now.contains(&module.place())),
+        );
+        if self.gone.len() > had {
+            self.quiet = 0;
+        }
+        self.gone.retain(|gone| !now.contains(&gone.place()));
+        let excess = self.gone.len().saturating_sub(GONE_MAX);
+        self.gone.drain(..excess);
+        let in_their_place = loaded.iter().filter(|new| {
+            let mut gone = self.gone.iter();
+            gone.any(|gone| overlap(&gone.module.avma, &new.module.avma))
+        });
+        let contested = self.gone.iter().rev().chain(in_their_place);
+        self.mark_plan = MarkPlan::of(contested.filter_map(|module| module.mark.as_ref()));
+        self.module_ids = loaded.iter().map(|new| new.id).collect();
+        self.marks = loaded.iter_mut().map(|new| new.mark.take()).collect();
+        let modules = loaded.into_iter().map(|new| new.module).collect();
+        self.modules = Modules::new(modules, executable);
+    }
+
+    /// Those that are known, and none after this.
+    fn take_modules(&mut self) -> Vec<LoadedModule> {
+        let modules = std::mem::take(&mut self.modules);
+        let ids = std::mem::take(&mut self.module_ids);
+        let marks = std::mem::take(&mut self.marks);
+        let modules = modules.iter().cloned().zip(ids).zip(marks);
+        modules
+            .map(|((module, id), mark)| LoadedModule { module, id, mark })
+            .collect()
+    }
+
+    /// Puts a module back that was unloaded, if `marks` show that it lay there when they were copied: since the mappings
+    /// were read, it has come back. Says whether there was one.
+    pub(super) fn switch(&mut self, marks: &CopiedMarks) -> bool {
+        let has = |mark: &Option<Mark>| mark.as_ref().and_then(|mark| marks.has(mark));
+        let is_there = |gone: &LoadedModule| has(&gone.mark) == Some(true);
+        let Some(at) = self.gone.iter().rposition(is_there) else {
+            self.forget_gone_if_quiet();
+            return false;
+        };
+        let range = self.gone[at].module.avma.clone();
+        let stays = |(module, mark): (&Module, &Option<Mark>)| {
+            overlap(&module.avma, &range) && has(mark) != Some(false)
+        };
+        let is_taken = self.modules.iter().zip(&self.marks).any(stays);
+        if is_taken {
+            return false;
+        }
+        let back = self.gone.remove(at);
+        let mappings = self.mappings.iter().filter(|mapping| mapping.executable);
+        let elsewhere = mappings
+            .map(|mapping| mapping.range.clone())
+            .filter(|code| !overlap(code, &range));
+        let image = &back.module.image;
+        let own = image.segments().iter().filter(|segment| segment.executable);
+        let own = own.map(|segment| {
+            let [start, end] = [segment.svma.start, segment.svma.end];
+            back.module.bias.avma(start)..back.module.bias.avma(end)
+        });
+        let executable = elsewhere.chain(own).collect();
+        let (replaced, mut loaded): (Vec<_>, Vec<_>) = self
+            .take_modules()
+            .into_iter()
+            .partition(|module| overlap(&module.module.avma, &range));
+        self.gone.extend(replaced);
+        loaded.push(back);
+        self.set_modules(loaded, executable);
+        self.quiet = 0;
+        self.is_provisional = true;
+        true
+    }
+
+    /// Where modules do not come and go any more, stacks are copied alone again.
+    fn forget_gone_if_quiet(&mut self) {
+        self.quiet = self.quiet.saturating_add(1);
+        if self.quiet == QUIET_MAX {
+            self.gone.clear();
+            self.mark_plan = MarkPlan::default();
+        }
     }
 
     /// Does so at a flush, unless reading them takes long: no more than one part in [`MAPPINGS_PARTS`] of the time.
@@ -229,9 +343,12 @@ impl AddressSpace {
     fn forget_marks_never_there(&mut self, memory: &ProcessMemory) {
         const MISSED_MAX: u8 = 64;
         for place in &mut self.marks {
-            let is_missing = is_missing(place.as_ref(), memory);
             let Some(mark) = place else { continue };
-            mark.missed = if is_missing { mark.missed + 1 } else { 0 };
+            mark.missed = if is_missing_now(mark, memory) {
+                mark.missed + 1
+            } else {
+                0
+            };
             if mark.missed == MISSED_MAX {
                 *place = None;
             }
@@ -243,13 +360,13 @@ impl AddressSpace {
         self.staleness = self.staleness.max(Staleness::Perhaps);
     }
 
-    /// Notes whether `stack` shows that the mappings may have changed.
-    pub(super) fn check(&mut self, stack: &Stack, memory: &ProcessMemory) {
+    /// Notes whether `stack`, with which `marks` were copied, shows that the mappings may have changed.
+    pub(super) fn check(&mut self, stack: &Stack, marks: &CopiedMarks, memory: &ProcessMemory) {
         let mut found = Staleness::None;
         self.is_doubtful = false;
         let first = stack.frames.first();
         let is_off_stack = |frame: &Frame| self.stacks.find(frame.sp).is_none();
-        if self.has_replaced(stack, memory) {
+        if self.has_replaced(stack, |_, mark| is_missing(mark, marks, memory)) {
             found = Staleness::Replaced;
         } else if first.is_some_and(|frame| !self.modules.is_executable(frame.address)) {
             found = Staleness::Surely;
@@ -259,8 +376,17 @@ impl AddressSpace {
         self.staleness = self.staleness.max(found);
     }
 
-    /// Whether memory shows another image where one of the innermost frames of `stack` was said to be in one.
-    fn has_replaced(&self, stack: &Stack, memory: &ProcessMemory) -> bool {
+    /// Notes whether the modules of `stack`, with which `marks` were copied, are known only since: others may have lain
+    /// there.
+    pub(super) fn check_new(&mut self, stack: &Stack, marks: &CopiedMarks, memory: &ProcessMemory) {
+        self.is_doubtful |= self.has_replaced(stack, |module, mark| {
+            let is_contested = marks.are_in(&module.avma);
+            (is_contested && marks.has(mark).is_none()) || is_missing(mark, marks, memory)
+        });
+    }
+
+    /// Whether another image lay where one of the innermost frames of `stack` was said to be in one, by its mark.
+    fn has_replaced(&self, stack: &Stack, is_missing: impl Fn(&Module, &Mark) -> bool) -> bool {
         const FRAMES_MAX: usize = 256;
         const MODULES_MAX: usize = 8;
         let mut room = [0; MODULES_MAX];
@@ -274,7 +400,11 @@ impl AddressSpace {
             }
             room[asked] = index;
             asked += 1;
-            if is_missing(self.marks.get(index).and_then(Option::as_ref), memory) {
+            let module = self.modules.iter().nth(index);
+            let mark = self.marks.get(index).and_then(Option::as_ref);
+            if let (Some(module), Some(mark)) = (module, mark)
+                && is_missing(module, mark)
+            {
                 return true;
             }
         }
@@ -299,11 +429,21 @@ impl AddressSpace {
     }
 }
 
-/// Whether there is a mark, and memory does not have it. In a process that has ended nothing takes its place.
-fn is_missing(mark: Option<&Mark>, memory: &ProcessMemory) -> bool {
-    mark.is_some_and(|mark| match mark.is_there(memory) {
+/// Whether `mark` was not there when `marks` were copied; where it is not among them, whether it is not there now.
+fn is_missing(mark: &Mark, marks: &CopiedMarks, memory: &ProcessMemory) -> bool {
+    let was_there = marks.has(mark);
+    was_there.map_or_else(|| is_missing_now(mark, memory), |was_there| !was_there)
+}
+
+/// Whether memory does not have `mark`. In a process that has ended nothing takes its place.
+fn is_missing_now(mark: &Mark, memory: &ProcessMemory) -> bool {
+    match mark.is_there(memory) {
         Ok(is_there) => !is_there,
         Err(ReadError::Gone(_)) => false,
         Err(_) => true,
-    })
+    }
+}
+
+fn overlap(one: &Range<Avma>, other: &Range<Avma>) -> bool {
+    one.start < other.end && other.start < one.end
 }

@@ -1,6 +1,6 @@
 //! What a recording has cost so far, and what it has to show for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -9,7 +9,7 @@ use sampler_unwind::interpreter::WalkedAll;
 
 use super::budget::SECOND_NS;
 use super::look::Looked;
-use crate::profile::{End, FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
+use crate::profile::{End, Fallback, FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
 
 /// Pauses longer than this are counted as this long, in nanoseconds.
 const PAUSE_NS_MAX: u64 = 60_000_000_000;
@@ -41,6 +41,8 @@ pub struct Costs {
     pub longest_wait: Duration,
     /// CPU time attributed to the target's threads.
     pub cpu_ns: u64,
+    /// What we had to make do with.
+    pub fallbacks: BTreeSet<Fallback>,
 }
 
 impl Default for Costs {
@@ -68,6 +70,7 @@ impl Default for Costs {
             worst_second_ns: 0,
             longest_wait: Duration::ZERO,
             cpu_ns: 0,
+            fallbacks: BTreeSet::new(),
         }
     }
 }
@@ -109,8 +112,8 @@ impl Costs {
         self.worst_second_ns = self.worst_second_ns.max(ns);
     }
 
-    /// A sleeping thread was read.
-    pub fn read_asleep(&mut self) {
+    /// A thread was read without a stop.
+    pub fn read_unstopped(&mut self) {
         self.unstopped_reads += 1;
     }
 
@@ -191,6 +194,7 @@ impl Costs {
             missed: self.missed.clone(),
             processes: self.processes,
             left_out: self.left_out.clone(),
+            jit_left_out: 0,
             cpu_ns: self.cpu_ns,
             wall_ns: elapsed_ns,
             target_stopped_ns: self.target_stopped_ns,
@@ -209,6 +213,7 @@ impl Costs {
                 thread_stopped: self.worst_second_ns as f64 / SECOND_NS as f64,
                 ..Overhead::default()
             },
+            fallbacks: self.fallbacks.clone(),
         }
     }
 }
@@ -257,7 +262,7 @@ mod tests {
         };
         costs.stopped(Duration::from_micros(40));
         costs.count_end(End::Complete, 1);
-        costs.read_asleep();
+        costs.read_unstopped();
         costs.count_end(End::Truncated, 1);
         costs.reused(End::Complete, 1);
         costs.missed(Missed::Torn, 1);

@@ -96,6 +96,23 @@ impl Rest {
     }
 }
 
+/// What a tick asks of every thread, and of most threads nothing else. Kept apart from them: what a thousand of them take
+/// up does not fit into a CPU's nearest cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn {
+    /// Whether it is left alone, having slept for long.
+    pub rest: Rest,
+    /// The last tick at which it had its turn.
+    ticked: u64,
+}
+
+impl Turn {
+    /// Whether it has not had its turn yet at this tick, the `tick`th; from now on it has.
+    pub(super) fn comes(&mut self, tick: u64) -> bool {
+        std::mem::replace(&mut self.ticked, tick) != tick
+    }
+}
+
 /// How much CPU time threads that are left alone may use before all of them are looked at, in nanoseconds.
 const UNEXPLAINED_NS_MAX: u64 = 1_000_000;
 

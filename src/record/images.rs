@@ -12,11 +12,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_platforms::Pid;
 use sampler_platforms::linux::ProcessMemory;
 use sampler_platforms::linux::proc::maps::{Device, Mapping};
-use sampler_unwind::{Avma, ElfImage, LoadBias, MemoryReader, Module, ReadError};
+use sampler_unwind::{ElfImage, Module};
 
 use self::kept_names::kept_names;
 use self::placement::{FileMappings, Place as FilePlace};
 use self::source::{Holder, Source};
+use super::marks::Mark;
 use crate::profile::{ModuleId, ModuleInfo, SampleSink};
 
 /// The vDSO is kept in the recording as a whole, up to this size, in bytes.
@@ -39,8 +40,9 @@ const UNUSED_COPY_LOADS: u64 = 4;
 /// that loads and unloads without end puts its libraries at ever new ones.
 const PLACES_MAX: usize = 4096;
 
-/// The longest build ID that is compared with the one in memory, in bytes.
-const MARK_BYTES_MAX: usize = 64;
+/// How often in a row memory may show another image than a file has, until it is believed that the file is not the one
+/// that is mapped. Before that, another one may just have taken its place.
+const ANOTHER_TRIES_MAX: u8 = 64;
 
 /// What tells one mapped file from another, as far as /proc/PID/maps does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +80,10 @@ pub(super) struct Images {
     loads: u64,
     /// Bytes that the recording was given for names.
     kept_bytes: usize,
+    /// Files that memory showed another image of when they were looked at, and how often.
+    others: FxHashMap<FileKey, u8>,
+    /// The last load left such files out.
+    is_unsure: bool,
 }
 
 /// A module of a process, with the number of its file in the recording.
@@ -89,38 +95,6 @@ pub(super) struct LoadedModule {
     pub id: ModuleId,
     /// What shows whether it is still there, if it can be unloaded.
     pub mark: Option<Mark>,
-}
-
-/// Bytes of the target's memory that are others when another image lies there: the build ID.
-#[derive(Clone, Debug)]
-pub(super) struct Mark {
-    /// Where they lie.
-    pub at: Avma,
-    bytes: Vec<u8>,
-    /// How often in a row it was not there although nothing else was said to be.
-    pub missed: u8,
-}
-
-impl Mark {
-    fn of(image: &ElfImage, bias: LoadBias) -> Option<Self> {
-        let bytes = &image.build_id()?.0;
-        (!bytes.is_empty() && bytes.len() <= MARK_BYTES_MAX).then_some(Self {
-            at: bias.avma(image.build_id_svma()?),
-            bytes: bytes.clone(),
-            missed: 0,
-        })
-    }
-
-    /// Whether memory has it.
-    ///
-    /// # Errors
-    /// When memory cannot be read there.
-    pub(super) fn is_there(&self, memory: &impl MemoryReader) -> Result<bool, ReadError> {
-        let mut room = [0; MARK_BYTES_MAX];
-        let found = &mut room[..self.bytes.len().min(MARK_BYTES_MAX)];
-        memory.read_exact(self.at, found)?;
-        Ok(*found == *self.bytes)
-    }
 }
 
 /// A module and its load bias.
@@ -174,6 +148,7 @@ impl Images {
         sink: &mut S,
     ) -> Result<Vec<LoadedModule>, S::Error> {
         self.loads += 1;
+        self.is_unsure = false;
         let mut by_file: BTreeMap<FileKey, FileMappings<'_>> = BTreeMap::new();
         for mapping in mappings {
             if let Some(key) = key_of(mapping) {
@@ -193,6 +168,11 @@ impl Images {
         }
         self.forget_unused();
         Ok(modules)
+    }
+
+    /// Whether the last load left out files because others may have taken their places meanwhile.
+    pub(super) fn was_unsure(&self) -> bool {
+        self.is_unsure
     }
 
     /// Gives code that is in no image to the files whose mappings are next to it: it may have been theirs.
@@ -254,10 +234,27 @@ impl Images {
             return Ok(seen.known.clone());
         }
         let may_copy = self.copied_bytes() < COPIED_BYTES_MAX;
-        let source = find_file(pid, file, memory).or_else(|| match may_copy {
-            true => source::from_memory(&file.parts, memory),
-            false => None,
-        });
+        let from_file = file.to_open().and_then(|part| source::from_file(pid, part));
+        let from_memory = || {
+            may_copy
+                .then(|| source::from_memory(&file.parts, memory))
+                .flatten()
+        };
+        let source = match from_file {
+            // It may have been written to, or have only the number of the one that is mapped.
+            Some(source) if is_another(&source, file, memory) => match self.may_be_it(key) {
+                true => return Ok(None),
+                false => from_memory(),
+            },
+            Some(source) => Some(source),
+            None => match from_memory() {
+                Some(copy) if is_another(&copy, file, memory) && self.may_be_it(key) => {
+                    return Ok(None);
+                }
+                copy => copy,
+            },
+        };
+        self.others.remove(key);
         let is_copied = source
             .as_ref()
             .is_some_and(|source| source.holder == Holder::Memory);
@@ -277,6 +274,8 @@ impl Images {
             }
             None => None,
         };
+        let build_id = source_build_id(known.as_ref());
+        tracing::debug!(file = ?key.name, build_id, is_copied, usable = known.is_some(), "a file with code");
         let seen = Seen {
             known: known.clone(),
             is_copied,
@@ -284,6 +283,18 @@ impl Images {
         };
         self.files.insert(key.clone(), seen);
         Ok(known)
+    }
+
+    /// Whether the file that memory shows another image of may be the one that is mapped all the same.
+    fn may_be_it(&mut self, key: &FileKey) -> bool {
+        if self.others.len() >= UNUSED_MAX && !self.others.contains_key(key) {
+            self.others.clear();
+        }
+        let tries = self.others.entry(key.clone()).or_default();
+        *tries += 1;
+        let is_open = *tries < ANOTHER_TRIES_MAX;
+        self.is_unsure |= is_open;
+        is_open
     }
 
     fn copied_bytes(&self) -> usize {
@@ -332,6 +343,13 @@ impl Known {
     }
 }
 
+/// For those who want to be told.
+fn source_build_id(known: Option<&Known>) -> Option<String> {
+    tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| known?.image.build_id().map(ToString::to_string))
+        .flatten()
+}
+
 /// The name of the image that the kernel maps into every process.
 const VDSO: &str = "[vdso]";
 
@@ -346,16 +364,11 @@ fn key_of(mapping: &Mapping) -> Option<FileKey> {
     })
 }
 
-/// The file, if it can be had and is what lies in memory: it may have been written to, or have only the number of
-/// another.
-fn find_file(pid: Pid, file: &FileMappings<'_>, memory: &ProcessMemory) -> Option<Source> {
-    let source = source::from_file(pid, file.to_open()?)?;
-    let places = file.places(&source.image, memory);
-    let is_another = places
-        .iter()
-        .filter_map(|place| Mark::of(&source.image, place.bias))
-        .any(|mark| mark.is_there(memory) == Ok(false));
-    (!is_another).then_some(source)
+/// Whether memory shows another image where that of `source` is to lie.
+fn is_another(source: &Source, file: &FileMappings<'_>, memory: &ProcessMemory) -> bool {
+    let places = file.places(&source.image, memory).into_iter();
+    let mut marks = places.filter_map(|place| Mark::of(&source.image, place.bias));
+    marks.any(|mark| mark.is_there(memory) == Ok(false))
 }
 
 #[cfg(test)]
@@ -405,6 +418,23 @@ mod tests {
         );
         let again = images.load(pid, &own, &memory, &mut sink).unwrap();
         assert_eq!(again[0].id, mapped[0].id);
+    }
+
+    #[test]
+    fn a_file_is_given_up_only_when_memory_has_often_shown_another_image() {
+        let mut images = Images::default();
+        let key = |inode| FileKey {
+            device: Device { major: 8, minor: 1 },
+            inode,
+            name: PathBuf::from("/lib/libx.so"),
+        };
+        let tries = (0..ANOTHER_TRIES_MAX).map(|_| images.may_be_it(&key(1)));
+        assert_eq!(tries.filter(|is_open| *is_open).count(), 63);
+        for inode in 2..1000 {
+            assert!(images.may_be_it(&key(inode)));
+            assert!(images.others.len() <= UNUSED_MAX);
+        }
+        assert!(images.was_unsure());
     }
 
     #[test]

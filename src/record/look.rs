@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use sampler_platforms::linux::abilities::{MemoryWay, Rung};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState};
 use sampler_platforms::linux::proc::syscall::SyscallState;
@@ -19,11 +20,12 @@ use sampler_unwind::interpreter::{
     Interpreters, Lost, Segments, ThreadContext, VolatileBuffer, VolatileCopy, WalkedAll,
 };
 use sampler_unwind::{
-    Arch, Avma, MergedFrame, Modules, ReadError, Registers, Stack, Unwinder, merge,
+    Arch, Avma, MergedFrame, Modules, ReadError, Registers, Stack, StackEnd, Unwinder, merge,
 };
 
 use super::costs::Costs;
-use super::stack_copy::{InterpreterMemory, StackCopy, WalkMemory};
+use super::marks::{CopiedMarks, MarkPlan};
+use super::stack_copy::{self, InterpreterMemory, StackCopy, WalkMemory};
 use super::stack_plan::{StackMappings, StackPlan};
 use super::thread::{Lateness, Thread};
 use crate::profile::{FrameKey, Missed, ThreadState};
@@ -56,10 +58,14 @@ pub(super) struct ProcessView<'a> {
     pub memory: &'a ProcessMemory,
     /// Its modules.
     pub modules: &'a Modules,
+    /// What tells modules apart that have taken each other's place.
+    pub marks: &'a MarkPlan,
     /// Where stacks can be.
     pub stacks: &'a StackMappings,
     /// An address on the main thread's stack.
     pub main_stack: Option<Avma>,
+    /// How much can be had of it.
+    pub rung: Rung,
 }
 
 /// What the last look found, besides what it is made of.
@@ -73,6 +79,16 @@ pub(super) struct Looked {
     pub merged: Vec<MergedFrame>,
     /// What came of the search for interpreted ones.
     pub walked: WalkedAll,
+}
+
+impl Looked {
+    fn clear(&mut self) {
+        self.stack.frames.clear();
+        self.stack.end = StackEnd::DidNotAdvance;
+        self.segments.clear();
+        self.merged.clear();
+        self.walked = WalkedAll::default();
+    }
 }
 
 /// What a look found, besides the stack in [`Looker::stack`].
@@ -89,6 +105,13 @@ pub(super) struct Seen {
     pub was_waiting_for_cpu: bool,
     /// The scheduler's accounts that go with it.
     pub sched: SchedStat,
+}
+
+impl Seen {
+    /// Whether there is a native stack to be judged by.
+    pub(super) fn has_stack(self) -> bool {
+        !matches!(self.kernel, Some(FrameKey::NotStopped | FrameKey::Asleep))
+    }
 }
 
 /// The system call a sleeping thread is in.
@@ -120,6 +143,8 @@ pub(super) struct Looker {
     /// How long stops may still be waited for before the next [`Looker::wake`].
     patience: Duration,
     copy: StackCopy,
+    /// What was copied with it.
+    marks: CopiedMarks,
     /// What interpreters have copied.
     volatile: VolatileBuffer,
     unwinder: Unwinder,
@@ -145,6 +170,7 @@ impl Looker {
             },
             patience: stop_within,
             copy: StackCopy::new(stack_bytes_max),
+            marks: CopiedMarks::default(),
             volatile: VolatileBuffer::default(),
             unwinder: Unwinder::new(),
             looked: Looked {
@@ -170,6 +196,11 @@ impl Looker {
         &self.looked.stack
     }
 
+    /// What shows which modules lay where when that stack was copied.
+    pub(super) fn marks(&self) -> &CopiedMarks {
+        &self.marks
+    }
+
     /// All that the last look found that found something.
     pub(super) fn looked(&mut self) -> &mut Looked {
         &mut self.looked
@@ -193,20 +224,32 @@ impl Looker {
         mut sched: SchedStat,
         costs: &mut Costs,
     ) -> Result<Seen, Unseen> {
+        if process.rung == Rung::States {
+            return self.look_from_afar(thread, sched);
+        }
         if !interpreters.is_empty() {
             self.context.namespace_tid = thread.namespace_tid();
         }
         for attempt in 1..=SLEEPER_TRIES {
             let state = thread.files.syscall().map_err(unseen)?;
             let (pc, sp) = match state {
-                SyscallState::Running => {
+                SyscallState::Running if process.rung == Rung::Stops => {
                     return self.look_at_running(process, interpreters, thread, sched, costs);
+                }
+                SyscallState::Running => {
+                    return self.look_unstopped(process, interpreters, thread, sched, costs);
+                }
+                SyscallState::Hidden => {
+                    return self.look_at_hidden(process, interpreters, thread, sched, costs);
                 }
                 SyscallState::Blocked { pc, sp, .. }
                 | SyscallState::BlockedOutsideSyscall { pc, sp } => (pc, sp),
             };
             if sp == Avma(0) {
                 return Err(Unseen::Ended);
+            }
+            if process.memory.way() == MemoryWay::Words {
+                return self.look_at_hidden(process, interpreters, thread, sched, costs);
             }
             if thread.has_not_run_since_let_go(sched) {
                 return Err(Unseen::Missed(Missed::NotScheduled));
@@ -217,7 +260,7 @@ impl Looker {
             self.copy_stack(process, &thread.plan, sp, || true)
                 .map_err(unreadable)?;
             let registers = registers_asleep(state, pc, sp);
-            self.capture(process, interpreters, thread, registers, false);
+            self.capture(process, interpreters, thread, registers, None);
             let after = thread.files.sched_stat().map_err(unseen)?;
             if after.timeslices == sched.timeslices {
                 self.walk_again(process, interpreters, thread);
@@ -227,7 +270,7 @@ impl Looker {
                     sched = after;
                     continue;
                 }
-                costs.read_asleep();
+                costs.read_unstopped();
                 return Ok(asleep(process.pid, thread.tid, state, after));
             }
             sched = after;
@@ -313,22 +356,30 @@ impl Looker {
         if let Some(own) = own_stack(process, thread.tid, Some(&registers)) {
             thread.plan.settle(own, process.stacks);
         }
+        let _readable = process.memory.through(stopped);
         let sp = registers.registers.sp().unwrap_or_default();
         self.copy_stack(process, &thread.plan, sp, || Instant::now() < until)
             .map_err(unreadable)?;
         thread.thread_pointer = Some(registers.thread_pointer);
-        self.capture(process, interpreters, thread, registers.registers, true);
+        self.capture(
+            process,
+            interpreters,
+            thread,
+            registers.registers,
+            Some(until),
+        );
         Ok((registers, repaired.unwrap_or(false)))
     }
 
-    /// Has the interpreters copy what they need besides the stack. The thread stands still, or sleeps.
+    /// Has the interpreters copy what they need besides the stack. The thread stands still, at most `until` then, or
+    /// sleeps.
     fn capture(
         &mut self,
         process: ProcessView<'_>,
         interpreters: &mut Interpreters,
         thread: &Thread,
         registers: Registers,
-        is_running: bool,
+        until: Option<Instant>,
     ) {
         self.context = ThreadContext {
             tid: thread.tid.0,
@@ -336,10 +387,12 @@ impl Looker {
             registers,
             thread_pointer: thread.thread_pointer,
             stack: self.copy.live_range(),
-            is_running,
+            is_running: until.is_some(),
         };
         self.volatile.clear();
-        let mut volatile = VolatileCopy::new(&mut self.volatile, &self.copy, process.memory);
+        let may_go_on = || until.is_none_or(|until| Instant::now() < until);
+        let mut volatile = VolatileCopy::new(&mut self.volatile, &self.copy, process.memory)
+            .as_long_as(&may_go_on);
         interpreters.capture(&self.context, &mut volatile);
     }
 
@@ -351,8 +404,14 @@ impl Looker {
         may_go_on: impl FnMut() -> bool,
     ) -> Result<(), ReadError> {
         let plan = plan.plan(sp, Arch::X86_64.red_zone_bytes, process.stacks);
-        let read = |regions: [(Avma, &mut [u8]); 2]| process.memory.read_regions(regions);
-        self.copy.fill(&plan, read, may_go_on)
+        let piece_bytes = match process.memory.way() {
+            MemoryWay::Call | MemoryWay::File => stack_copy::PIECE_BYTES,
+            MemoryWay::Words => stack_copy::PIECE_BYTES_BY_WORDS,
+        };
+        let marks = &mut self.marks;
+        marks.begin(process.marks);
+        let read = |regions: [(Avma, &mut [u8]); 2]| marks.read(process.memory, regions);
+        self.copy.fill(&plan, piece_bytes, read, may_go_on)
     }
 
     /// Walks what was copied last: for the first time, or once more with modules that were not known then.
@@ -459,7 +518,9 @@ fn not_stopped(
             thread.will_stop(late, asked_ns, before, clock::monotonic_ns());
             Unseen::Missed(Missed::NotScheduled)
         }
-        StopFailure::Executing { .. } => Unseen::Missed(Missed::NotScheduled),
+        StopFailure::Executing { .. } | StopFailure::Uninterruptible { .. } => {
+            Unseen::Missed(Missed::NotScheduled)
+        }
         StopFailure::AlreadyTraced { .. } => Unseen::Missed(Missed::Traced),
         StopFailure::Denied { .. } => Unseen::Missed(Missed::Denied),
         StopFailure::Failed { .. } => Unseen::Missed(Missed::Unreadable),
@@ -523,6 +584,8 @@ fn unreadable(error: ReadError) -> Unseen {
         ReadError::Unmapped(_) | ReadError::NotCopied(_) => Unseen::Missed(Missed::Unreadable),
     }
 }
+
+mod otherwise;
 
 #[cfg(test)]
 #[path = "look_tests.rs"]

@@ -10,8 +10,13 @@ mod finder;
 mod functions;
 mod habits;
 mod images;
+mod inspection;
+#[cfg(not(fuzzing))]
 mod jit;
+#[cfg(fuzzing)]
+pub mod jit;
 mod look;
+mod marks;
 mod meter;
 mod overhead;
 mod process;
@@ -19,6 +24,7 @@ mod process_table;
 mod recorder;
 mod schedule;
 mod selection;
+mod settle;
 mod snapshot;
 mod stack_copy;
 mod stack_plan;
@@ -27,6 +33,8 @@ mod waits;
 
 pub use budget::Share;
 pub use costs::Costs;
+pub use inspection::{InspectedModule, InspectedRuntime, Inspection, inspect};
+pub use jit::SeenJitFiles;
 pub use look::PAUSE_MAX_DEFAULT;
 pub use recorder::{Over, RecordSettings, Recorder};
 pub use selection::{Pattern, Selection};

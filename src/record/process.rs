@@ -4,10 +4,11 @@ use std::io;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
+use sampler_platforms::linux::abilities::{self, Abilities, MemoryWay, Rung, StopWay};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState, Stat};
 use sampler_platforms::linux::proc::syscall::SyscallState;
-use sampler_platforms::linux::proc::task::{self, ThreadFiles, ThreadReadError};
+use sampler_platforms::linux::proc::task::{self, TaskCount, ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{self, names};
 use sampler_platforms::linux::{self, ProcessMemory, clock};
 use sampler_platforms::{Pid, Tid};
@@ -18,15 +19,18 @@ use super::address_space::AddressSpace;
 use super::budget::Share;
 use super::children::ChildrenCpu;
 use super::functions::FunctionIds;
-use super::habits::Unexplained;
+use super::habits::{Turn, Unexplained};
 use super::images::Images;
 use super::jit::{JitBudget, JitNames};
 use super::look::{Looked, ProcessView};
+use super::marks::CopiedMarks;
 use super::overhead::Pauses;
 use super::process_table::Kin;
 use super::stack_plan::StackPlan;
 use super::thread::Thread;
-use crate::profile::{Birth, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo};
+use crate::profile::{
+    Birth, Fallback, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
+};
 
 /// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
 const CLOCK_PARTS: u64 = 1000;
@@ -59,6 +63,8 @@ pub(super) struct ProcessSettings {
     pub max_overhead: Share,
     /// The languages whose frames are looked for.
     pub languages: Languages,
+    /// Whether threads may be stopped, where that is possible.
+    pub may_stop: bool,
 }
 
 /// A process that is being sampled.
@@ -70,16 +76,21 @@ pub(super) struct TargetProcess {
     pub id: ProcessId,
     /// Its threads, in the order in which they were found.
     pub threads: Vec<Thread>,
+    /// Whose turn it is at a tick, in the same order.
+    pub turns: Vec<Turn>,
     /// Its memory, read through a thread that lives: see [`TargetProcess::find_living`].
     memory: ProcessMemory,
     /// What lies where in it.
     space: AddressSpace,
     interpreters: Interpreters,
+    /// How much can be had of it.
+    rung: Rung,
     stack_bytes_max: usize,
     /// How much of its time a thread may stand still because of us.
     max_overhead: Share,
     /// The thread that the next tick begins with: the last one had no time left for it.
     pub go_on_at: usize,
+    task_count: TaskCount,
     /// How many threads it had when they were listed last.
     listed: u64,
     /// When the process's CPU clock is read next.
@@ -135,12 +146,15 @@ impl TargetProcess {
             pid,
             id,
             threads: Vec::new(),
+            turns: Vec::new(),
             memory: probed_memory(living),
             space: AddressSpace::default(),
             interpreters: Interpreters::of(settings.languages),
+            rung: abilities::rung(pid, Tid(living.0), settings.may_stop),
             stack_bytes_max: settings.stack_bytes_max,
             max_overhead: settings.max_overhead,
             go_on_at: 0,
+            task_count: TaskCount::new(pid),
             listed: 0,
             clock_due_ns: 0,
             is_clock_fresh: false,
@@ -165,10 +179,38 @@ impl TargetProcess {
             pid: self.pid,
             memory: &self.memory,
             modules: self.space.modules(),
+            marks: self.space.mark_plan(),
             stacks: self.space.stacks(),
             main_stack: self.space.main_stack(),
+            rung: self.rung,
         };
         (view, &mut self.interpreters, &mut self.threads)
+    }
+
+    /// What it is recorded by for want of something better.
+    pub(super) fn fallbacks(&self) -> impl Iterator<Item = Fallback> {
+        let here = Abilities::here();
+        let (way, rung) = (self.memory.way(), self.rung);
+        let is_read = rung != Rung::States;
+        let is_stopped = rung == Rung::Stops;
+        let in_use = [
+            (Fallback::MemoryByFile, is_read && way == MemoryWay::File),
+            (Fallback::MemoryByWords, is_read && way == MemoryWay::Words),
+            (
+                Fallback::StopsBySignal,
+                is_stopped && here.stop_way() == Some(StopWay::Signal),
+            ),
+            (
+                Fallback::SleepersStopped,
+                is_stopped && (here.syscall_file.is_err() || way == MemoryWay::Words),
+            ),
+            (Fallback::CpuByTicks, here.sched_stat.is_err()),
+            (Fallback::StopsPolled, is_stopped && here.timer.is_err()),
+            (Fallback::NoStops, rung == Rung::Reads),
+            (Fallback::StatesOnly, rung == Rung::States),
+        ];
+        let in_use = in_use.into_iter().filter(|(_, is_used)| *is_used);
+        in_use.map(|(fallback, _)| fallback)
     }
 
     /// What it and its threads have used until now is not part of the recording: finding them has taken its time.
@@ -183,8 +225,8 @@ impl TargetProcess {
     }
 
     /// Whether the number of its threads is another than when they were listed last.
-    pub(super) fn has_other_threads(&self) -> bool {
-        task::count(self.pid).map_or(true, |count| count != self.listed)
+    pub(super) fn has_other_threads(&mut self) -> bool {
+        self.task_count.read().ok() != Some(self.listed)
     }
 
     /// Lists the tasks and takes in those that are new. Threads that are gone drop out when they are next looked at.
@@ -257,6 +299,7 @@ impl TargetProcess {
         let mut thread = Thread::new(tid, id, name, files, plan, pauses);
         thread.begin(now_ns, used);
         self.threads.push(thread);
+        self.turns.push(Turn::default());
         Ok(())
     }
 
@@ -356,15 +399,29 @@ impl TargetProcess {
         }
     }
 
-    /// Notes whether `stack` shows that the mappings may have changed, or, while the process is new, its name.
-    pub(super) fn check(&mut self, stack: &Stack) {
+    /// Puts modules in the place of others if `marks`, copied with the last stack, show that they lay there. Says whether
+    /// it did.
+    pub(super) fn switch_modules(&mut self, marks: &CopiedMarks) -> bool {
+        let has_switched = self.space.switch(marks);
+        self.refresh_interpreters(has_switched);
+        has_switched
+    }
+
+    /// Notes whether `stack`, with which `marks` were copied, shows that the mappings may have changed, or, while the
+    /// process is new, its name.
+    pub(super) fn check(&mut self, stack: &Stack, marks: &CopiedMarks) {
         if self.looks_as_new > 0 {
             self.looks_as_new -= 1;
             if self.has_another_name() {
                 self.space.doubt();
             }
         }
-        self.space.check(stack, &self.memory);
+        self.space.check(stack, marks, &self.memory);
+    }
+
+    /// Notes whether the modules that were just found are those that lay there when `stack` was copied.
+    pub(super) fn check_new(&mut self, stack: &Stack, marks: &CopiedMarks) {
+        self.space.check_new(stack, marks, &self.memory);
     }
 
     /// Whether its first thread is called otherwise than when that was last read: execve(2) names it.
@@ -501,8 +558,13 @@ impl TargetProcess {
             .saturating_sub(self.observed_cpu_ns)
             .saturating_sub(explained_ns);
         if self.unexplained.has_grown(unexplained_ns, unsure_ns) {
-            self.threads.iter_mut().for_each(|thread| thread.rest.end());
+            self.end_rests();
         }
+    }
+
+    /// All threads are looked at again at the next tick.
+    pub(super) fn end_rests(&mut self) {
+        self.turns.iter_mut().for_each(|turn| turn.rest.end());
     }
 
     /// CPU time that the process has used since its recording began and that neither an observation nor a live
@@ -593,6 +655,11 @@ fn has_exited(files: &mut ThreadFiles) -> bool {
     match files.syscall() {
         Ok(SyscallState::BlockedOutsideSyscall { sp, .. }) => sp == Avma(0),
         Err(ThreadReadError::Gone) => true,
+        // Who may not ask where it stands may ask whether it lives.
+        Err(ThreadReadError::Denied(_)) => {
+            let state = files.state();
+            matches!(state, Ok(ProcState::Zombie | ProcState::Dead))
+        }
         Ok(_) | Err(_) => false,
     }
 }

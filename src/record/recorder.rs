@@ -7,7 +7,9 @@ mod tick;
 
 use std::time::Duration;
 
+use sampler_platforms::linux::proc::task::ThreadFiles;
 use sampler_platforms::linux::{self, JobControl, StopWatch, clock};
+use sampler_platforms::{Pid, Tid};
 use sampler_unwind::interpreter::Languages;
 
 use self::jit::EndedJit;
@@ -58,6 +60,9 @@ pub struct RecordSettings {
     pub pause_max: Duration,
     /// The languages whose frames are looked for, besides machine code.
     pub languages: Languages,
+    /// Whether running threads may be stopped. What is seen of them without is little: see
+    /// [`Rung`](sampler_platforms::linux::abilities::Rung).
+    pub may_stop: bool,
 }
 
 /// Why a recording is over.
@@ -103,6 +108,8 @@ pub struct Recorder<'s, S: SampleSink> {
     first: usize,
     slice: Slice,
     own_cpu: OwnCpu,
+    /// A thread of ours whose CPU time is not part of the promise.
+    apart: Option<Apart>,
     /// CPU time that the targets have used while they were recorded.
     target_cpu_ns: u64,
     /// CPU time, since their last observation, of threads that this tick does not look at.
@@ -158,6 +165,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             first: 0,
             slice: Slice::default(),
             own_cpu: OwnCpu::new(max_overhead, began_ns, own_before.cpu_ns),
+            apart: None,
             target_cpu_ns: 0,
             passed_over_cpu_ns: 0,
             unsure_cpu_ns: 0,
@@ -222,10 +230,23 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         }
     }
 
+    /// What the thread `tid` of ours uses from now on is not part of the promise: it gives way to whoever wants its CPU
+    /// ([`linux::give_way`]).
+    pub fn leave_apart(&mut self, tid: Tid) {
+        let mut files = ThreadFiles::new(Pid(std::process::id().cast_signed()), tid);
+        let before = files.sched_stat().map_or(0, |sched| sched.cpu_ns);
+        self.apart = Some(Apart {
+            files,
+            before_ns: before,
+            used_ns: 0,
+        });
+    }
+
     /// How long to wait until what the next tick costs us has been earned.
     fn wait_for_budget(&mut self, now_ns: u64) -> u64 {
-        self.own_cpu
-            .read(now_ns, OwnUse::cpu_ns_now(), self.target_cpu_ns);
+        let apart_ns = self.apart.as_mut().map_or(0, Apart::used_ns);
+        let own_ns = OwnUse::cpu_ns_now().saturating_sub(apart_ns);
+        self.own_cpu.read(now_ns, own_ns, self.target_cpu_ns);
         self.own_cpu.wait_ns()
     }
 
@@ -272,6 +293,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let elapsed_ns = clock::monotonic_ns() - self.began_ns;
         let own = OwnUse::now().since(self.own_before);
         let mut summary = self.costs.summary(elapsed_ns, self.settings.rate_hz, own);
+        summary.jit_left_out = self.jit_budget.left_out();
         summary.overhead.promised = self.settings.max_overhead;
         summary.overhead.pause_max_ns = nanoseconds(self.settings.pause_max);
         summary.overhead.sampler_cpu = self.own_cpu.most();
@@ -329,6 +351,26 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         while self.is_waiting_for_stops && self.collect_late() && clock::monotonic_ns() < until_ns {
             watch.sleep_until(until_ns);
         }
+    }
+}
+
+/// A thread of ours whose CPU time is counted apart.
+#[derive(Debug)]
+struct Apart {
+    files: ThreadFiles,
+    /// What it had used when that began.
+    before_ns: u64,
+    /// What it has used since, when that was last read.
+    used_ns: u64,
+}
+
+impl Apart {
+    /// What it has used; what it had, once it has ended.
+    fn used_ns(&mut self) -> u64 {
+        if let Ok(sched) = self.files.sched_stat() {
+            self.used_ns = sched.cpu_ns.saturating_sub(self.before_ns);
+        }
+        self.used_ns
     }
 }
 

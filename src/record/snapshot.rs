@@ -6,13 +6,15 @@ use std::time::Duration;
 use sampler_platforms::linux::clock;
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::interpreter::Languages;
+use sampler_unwind::{ReadError, StackEnd};
 
 use super::costs::{Costs, OwnUse};
 use super::functions::FunctionIds;
 use super::images::Images;
 use super::jit::JitBudget;
-use super::look::{self, Looker, Seen, Unseen, Waiting};
+use super::look::{self, Looked, Looker, Seen, Unseen, Waiting};
 use super::process::{Baseline, ProcessSettings, TargetProcess};
+use super::settle::settle;
 use crate::profile::{
     End, Missed, Observation, SampleSink, Summary, ThreadId, ThreadState, Weights,
 };
@@ -23,7 +25,7 @@ const STOP_WITHIN: Duration = Duration::from_millis(200);
 /// How long a thread may stand still: a dump looks once, and is to show everything.
 const PAUSE_MAX: Duration = Duration::from_millis(10);
 
-/// How often a thread is looked at again after a look that found nothing.
+/// How often a thread is looked at, while looks find nothing, or less than the next one may.
 const TRIES: usize = 3;
 
 /// One thread of a [`Snapshot`].
@@ -73,6 +75,7 @@ pub fn snapshot<S: SampleSink>(
         stack_bytes_max,
         max_overhead: None,
         languages,
+        may_stop: true,
     };
     let mut process = TargetProcess::new(pid, None, Baseline::Now, settings, sink)?;
     process.find_threads(began_ns, Baseline::Now, sink)?;
@@ -80,6 +83,7 @@ pub fn snapshot<S: SampleSink>(
     process.refresh_mappings(&mut images, sink)?;
     let mut looker = Looker::new(stack_bytes_max, PAUSE_MAX, STOP_WITHIN);
     let mut costs = Costs::default();
+    costs.fallbacks.extend(process.fallbacks());
     let mut functions = FunctionIds::default();
     let mut threads = Vec::new();
     for at in 0..process.threads.len() {
@@ -89,11 +93,8 @@ pub fn snapshot<S: SampleSink>(
         let look = match seen {
             Ok(seen) => {
                 // Libraries come and go while threads are looked at.
-                process.check(&looker.looked().stack);
-                let now_ns = clock::monotonic_ns();
-                if process.refresh_stale_mappings(now_ns, &mut images, sink)? {
-                    let (view, interpreters, threads) = process.split();
-                    looker.walk_again(view, interpreters, &mut threads[at]);
+                if seen.has_stack() {
+                    settle(&mut looker, &mut process, at, &mut images, sink)?;
                 }
                 costs.walked(looker.looked());
                 Ok(keep(
@@ -140,8 +141,7 @@ fn look(
         let sched = thread.files.sched_stat().ok()?;
         let asked_ns = clock::monotonic_ns();
         match looker.look(view, interpreters, thread, sched, costs) {
-            // The first look at an interpreter may find only where it is; the next one then finds its frames.
-            Ok(seen) if looker.looked().walked.lost.is_none() => return Some(Ok(seen)),
+            Ok(seen) if !may_find_more(looker.looked()) => return Some(Ok(seen)),
             Ok(seen) => last = Some(seen),
             Err(Unseen::Ended) => return None,
             Err(Unseen::Missed(reason)) => missed = reason,
@@ -155,6 +155,16 @@ fn look(
     }
     costs.missed(missed, 1);
     Some(Err(missed))
+}
+
+/// Whether the next look at the same thread may find more: the first one at an interpreter may find only where it is, and
+/// of a stack that was not copied whole the next one copies more.
+fn may_find_more(looked: &Looked) -> bool {
+    let is_cut = matches!(
+        looked.stack.end,
+        StackEnd::Unreadable(ReadError::NotCopied(_))
+    );
+    is_cut || looked.walked.lost.is_some()
 }
 
 fn keep<S: SampleSink>(

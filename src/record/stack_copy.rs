@@ -1,6 +1,7 @@
 //! The copy of a thread's stack that a walk reads after the thread runs again.
 
 use std::ops::Range;
+use std::slice::ChunksMut;
 
 use sampler_unwind::interpreter::VolatileBuffer;
 use sampler_unwind::{Avma, MemoryReader, Modules, ReadError, SliceMemory};
@@ -8,7 +9,10 @@ use sampler_unwind::{Avma, MemoryReader, Modules, ReadError, SliceMemory};
 use super::stack_plan::CopyPlan;
 
 /// How much is copied in one go, in bytes: almost all stacks, in some 12 µs.
-const PIECE_BYTES: usize = 128 << 10;
+pub(super) const PIECE_BYTES: usize = 128 << 10;
+
+/// The same where each word takes a system call: in some 30 µs.
+pub(super) const PIECE_BYTES_BY_WORDS: usize = 1 << 10;
 
 /// One buffer, allocated once, that holds up to two copied regions.
 #[derive(Debug)]
@@ -26,8 +30,13 @@ impl StackCopy {
         }
     }
 
+    /// Nothing is copied any more.
+    pub(super) fn clear(&mut self) {
+        self.regions = [(Avma(0), 0..0), (Avma(0), 0..0)];
+    }
+
     /// Copies what `plan` asks for, as much as fits and is readable: in one call of `read`, unless there is more than
-    /// [`PIECE_BYTES`] of it. Before each further piece `may_go_on` is asked; what is not copied is as if it were not
+    /// `piece_bytes` of it. Before each further piece `may_go_on` is asked; what is not copied is as if it were not
     /// there.
     ///
     /// # Errors
@@ -35,6 +44,7 @@ impl StackCopy {
     pub(super) fn fill(
         &mut self,
         plan: &CopyPlan,
+        piece_bytes: usize,
         mut read: impl FnMut([(Avma, &mut [u8]); 2]) -> Result<[usize; 2], ReadError>,
         mut may_go_on: impl FnMut() -> bool,
     ) -> Result<(), ReadError> {
@@ -43,7 +53,7 @@ impl StackCopy {
         let live_bytes = plan.live.bytes.min(self.buffer.len() - home_bytes);
         let (live_buffer, rest) = self.buffer.split_at_mut(live_bytes);
         self.regions = [(plan.live.start, 0..0), (home.start, 0..0)];
-        let (first, further) = live_buffer.split_at_mut(live_bytes.min(PIECE_BYTES));
+        let (first, further) = live_buffer.split_at_mut(live_bytes.min(piece_bytes));
         let first_bytes = first.len();
         let [mut live, home_copied] = read([
             (plan.live.start, first),
@@ -53,7 +63,8 @@ impl StackCopy {
             return Err(ReadError::Unmapped(plan.live.start));
         }
         if live == first_bytes {
-            live += copy_further(plan.live.start, live, further, read, &mut may_go_on);
+            let pieces = further.chunks_mut(piece_bytes);
+            live += copy_further(plan.live.start, live, pieces, read, &mut may_go_on);
         }
         self.regions[0].1 = 0..live.min(live_bytes);
         self.regions[1].1 = live_bytes..live_bytes + home_copied.min(home_bytes);
@@ -66,12 +77,12 @@ impl StackCopy {
 fn copy_further(
     start: Avma,
     mut copied: usize,
-    buffer: &mut [u8],
+    pieces: ChunksMut<'_, u8>,
     mut read: impl FnMut([(Avma, &mut [u8]); 2]) -> Result<[usize; 2], ReadError>,
     may_go_on: &mut impl FnMut() -> bool,
 ) -> usize {
     let mut further = 0;
-    for piece in buffer.chunks_mut(PIECE_BYTES) {
+    for piece in pieces {
         let Some(at) = start.checked_add(copied as u64).filter(|_| may_go_on()) else {
             break;
         };

@@ -36,15 +36,11 @@ pub(super) struct Thread {
     pub thread_pointer: Option<u64>,
     /// How long it has stood still because of us, beside how long it may.
     pub pauses: Pauses,
-    /// The last tick at which it was looked at, or left alone.
-    pub ticked: u64,
     /// The scheduler's accounts straight after we let it go last. Until it has a CPU again it looks as if it slept
     /// where we stopped it.
     pub let_go_at: Option<SchedStat>,
     /// Whether to spin for its next stop.
     pub spin: SpinHabit,
-    /// Whether it is left alone, having slept for long.
-    pub rest: Rest,
     accounted: Accounted,
     last: Option<LastLook>,
 }
@@ -185,10 +181,8 @@ impl Thread {
             namespace_tid: None,
             thread_pointer: None,
             pauses,
-            ticked: 0,
             let_go_at: None,
             spin: SpinHabit::default(),
-            rest: Rest::default(),
             accounted: Accounted::at_first(0, SchedStat::default()),
             last: None,
         }
@@ -254,10 +248,11 @@ impl Thread {
 
     /// Whether it slept when it was last looked at and has not run since, so that its stack still holds; notes the
     /// look. The proof is the number of times it was switched in: CPU time alone is up to a tick stale.
-    /// Says for how many ticks, this one and those in which it was left alone, and how its stack ended. It is one of
-    /// `threads`.
+    /// Says for how many ticks, this one and those in which it was left alone, to `rest`, and how its stack ended. It is
+    /// one of `threads`.
     pub(super) fn holds_still(
         &mut self,
+        rest: &mut Rest,
         now_ns: u64,
         sched: SchedStat,
         threads: usize,
@@ -267,10 +262,8 @@ impl Thread {
         if !asleep || last.timeslices != sched.timeslices {
             return None;
         }
-        let ticks = self
-            .rest
-            .proven(now_ns, last.seen_ns, threads)
-            .saturating_add(1);
+        let passed = rest.proven(now_ns, last.seen_ns, threads);
+        let ticks = passed.saturating_add(1);
         last.held_ticks = last.held_ticks.saturating_add(ticks);
         last.held = Accounted::new(now_ns, sched);
         Some((last.end, ticks))
@@ -376,7 +369,6 @@ impl Thread {
     /// Stack ids given so far are void: the next look must be a real one.
     pub(super) fn forget_stack(&mut self) {
         self.last = None;
-        self.rest.end();
     }
 }
 
@@ -435,7 +427,7 @@ mod tests {
         let mut thread = thread(0);
         observe(&mut thread, TICK_NS, sched(10, 2), ThreadState::Blocked);
         let (_, ticks) = thread
-            .holds_still(TICK_NS + HOUR_NS, sched(10, 2), 1)
+            .holds_still(&mut Rest::default(), TICK_NS + HOUR_NS, sched(10, 2), 1)
             .unwrap();
         assert_eq!(ticks, 1, "one look, however long after the last");
         let held = thread.take_held().unwrap();

@@ -3,25 +3,46 @@
 //! Whoever samples may hold threads of the target: those that were asked to stop and have not yet. They are let go by
 //! the thread that asked, so that thread must not wait for a slow disk or for the reader of a pipe.
 
+use std::fmt;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-/// How much may wait to be written before the recording is given up, in bytes: minutes of a hundred busy threads, and no
-/// more than what memory a recording may take.
+/// How much may wait to be written before the recording is given up, in bytes: minutes of a hundred busy threads, and
+/// no more than what memory a recording may take.
 const WAITING_BYTES_MAX: usize = 16 << 20;
+
+/// How long a visitor waits for more to be written at most: a flush is due once a second, if there is anything to tell.
+const VISIT_WAITS: Duration = Duration::from_millis(1500);
+
+/// What the thread is given to do.
+enum Message<W> {
+    Write(Vec<u8>),
+    Visit(Visit<W>),
+}
+
+type Visit<W> = Box<dyn FnOnce(&mut W) + Send>;
 
 /// Hands what is written to a thread that writes it to `W`.
 ///
 /// An error of that thread is told by the next call, or by [`BackgroundWriter::finish`].
-#[derive(Debug)]
 pub struct BackgroundWriter<W> {
     /// `None` when the thread has ended or is to end.
-    sender: Option<Sender<Vec<u8>>>,
+    sender: Option<Arc<Sender<Message<W>>>>,
     thread: Option<JoinHandle<(W, io::Result<()>)>>,
     waiting_bytes: Arc<AtomicUsize>,
+}
+
+impl<W> fmt::Debug for BackgroundWriter<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = self.waiting_bytes.load(Ordering::Relaxed);
+        f.debug_struct("BackgroundWriter")
+            .field("waiting_bytes", &waiting)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<W: Write + Send + 'static> BackgroundWriter<W> {
@@ -37,10 +58,17 @@ impl<W: Write + Send + 'static> BackgroundWriter<W> {
             .name("writer".to_owned())
             .spawn(move || write_all(output, &receiver, &waiting))?;
         Ok(Self {
-            sender: Some(sender),
+            sender: Some(Arc::new(sender)),
             thread: Some(thread),
             waiting_bytes,
         })
+    }
+
+    /// What lets others than the writer itself look at the output while it grows.
+    pub fn visitor(&self) -> Visitor<W> {
+        Visitor {
+            sender: self.sender.as_ref().map(Arc::downgrade).unwrap_or_default(),
+        }
     }
 
     /// Waits until everything is written, and gives the output back.
@@ -80,7 +108,7 @@ impl<W: Write + Send + 'static> Write for BackgroundWriter<W> {
         let sent = self
             .sender
             .as_ref()
-            .map(|sender| sender.send(bytes.to_vec()));
+            .map(|sender| sender.send(Message::Write(bytes.to_vec())));
         match sent {
             Some(Ok(())) => Ok(bytes.len()),
             Some(Err(_)) | None => Err(self.error()),
@@ -96,19 +124,60 @@ impl<W: Write + Send + 'static> Write for BackgroundWriter<W> {
     }
 }
 
+/// Has something done to the output of a [`BackgroundWriter`], by its thread.
+pub struct Visitor<W> {
+    /// The thread ends when its writer goes, whoever holds this.
+    sender: Weak<Sender<Message<W>>>,
+}
+
+impl<W> fmt::Debug for Visitor<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Visitor").finish_non_exhaustive()
+    }
+}
+
+impl<W> Visitor<W> {
+    /// Has `visit` done once more was written, or nothing was for a while. Nobody is waited for. Says whether the
+    /// writer is there still.
+    pub fn visit(&self, visit: impl FnOnce(&mut W) + Send + 'static) -> bool {
+        let sender = self.sender.upgrade();
+        sender.is_some_and(|sender| sender.send(Message::Visit(Box::new(visit))).is_ok())
+    }
+}
+
 fn write_all<W: Write>(
     mut output: W,
-    receiver: &Receiver<Vec<u8>>,
+    receiver: &Receiver<Message<W>>,
     waiting_bytes: &AtomicUsize,
 ) -> (W, io::Result<()>) {
-    for bytes in receiver {
-        let written = output.write_all(&bytes).and_then(|()| output.flush());
-        waiting_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
-        if written.is_err() {
-            return (output, written);
+    let mut visits: Vec<Visit<W>> = Vec::new();
+    let mut due = Instant::now();
+    loop {
+        let message = match visits.is_empty() {
+            true => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => receiver.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        match message {
+            Ok(Message::Write(bytes)) => {
+                let written = output.write_all(&bytes).and_then(|()| output.flush());
+                waiting_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+                if written.is_err() {
+                    return (output, written);
+                }
+            }
+            Ok(Message::Visit(visit)) => {
+                if visits.is_empty() {
+                    due = Instant::now() + VISIT_WAITS;
+                }
+                visits.push(visit);
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // All is written; who wanted to see what is there sees the whole.
+            Err(RecvTimeoutError::Disconnected) => return (output, Ok(())),
         }
+        visits.drain(..).for_each(|visit| visit(&mut output));
     }
-    (output, Ok(()))
 }
 
 #[cfg(test)]
@@ -122,6 +191,22 @@ mod tests {
             writer.write_all(&[byte]).unwrap();
         }
         assert_eq!(writer.finish().unwrap(), (0..100).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn a_visitor_sees_what_was_written_and_does_not_keep_the_thread() {
+        let mut writer = BackgroundWriter::start(Vec::new()).unwrap();
+        let visitor = writer.visitor();
+        let (sender, seen) = channel();
+        assert!(visitor.visit(move |output| sender.send(output.clone()).unwrap()));
+        writer.write_all(b"x").unwrap();
+        assert_eq!(seen.recv().unwrap(), b"x");
+        // Without more to be written it does not wait for ever.
+        let (sender, seen) = channel();
+        assert!(visitor.visit(move |output| sender.send(output.clone()).unwrap()));
+        assert_eq!(seen.recv().unwrap(), b"x");
+        assert_eq!(writer.finish().unwrap(), b"x");
+        assert!(!visitor.visit(|_| ()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod reader;
 mod v1;
 mod writer;
 
-pub use background::BackgroundWriter;
+pub use background::{BackgroundWriter, Visitor};
 pub use chunk::{Damage, DamageKind};
 pub use limits::LimitExceeded;
 pub use merge::{MergeError, merge};

@@ -3,7 +3,12 @@
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use sampler_platforms::linux::privileges::{self, NO_LINK_NOR_WAITING, Owner};
+
+use super::chunk::{ChunkKind, encode};
 
 /// The file a recording grows in. It lies as `NAME.partial` beside `NAME` until [`RecordingFile::finish`] renames it,
 /// so that an older recording is not lost to one that fails; what was written stays readable there.
@@ -16,7 +21,12 @@ pub struct RecordingFile {
     path: PathBuf,
     /// What it is called in the end, where that is something else.
     name: Option<PathBuf>,
+    /// Whose it is to be, if not ours.
+    owner: Option<Owner>,
 }
+
+/// How much of a recording is copied at once, in bytes.
+const COPY_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
 enum Output {
@@ -70,11 +80,24 @@ impl RecordingFile {
     /// # Errors
     /// When it cannot be created, or `path` is a directory.
     pub fn create(path: &Path) -> Result<Self, OutputError> {
+        Self::create_for(path, None)
+    }
+
+    /// Likewise; a file that is made for it belongs to `owner`.
+    ///
+    /// # Errors
+    /// As for [`RecordingFile::create`].
+    pub fn create_for(path: &Path, owner: Option<Owner>) -> Result<Self, OutputError> {
+        privileges::with_rights_to_write(|| Self::open(path, owner))
+    }
+
+    fn open(path: &Path, owner: Option<Owner>) -> Result<Self, OutputError> {
         if path == Path::new("-") {
             return Ok(Self {
                 output: Output::Stdout(io::stdout()),
                 path: PathBuf::from("standard output"),
                 name: None,
+                owner,
             });
         }
         let create = |path: &Path| {
@@ -88,6 +111,7 @@ impl RecordingFile {
                 output: Output::File(create(path)?),
                 path: path.to_owned(),
                 name: None,
+                owner,
             }),
             // Whatever else is wrong with the path, creating a file there tells.
             _ => {
@@ -95,9 +119,10 @@ impl RecordingFile {
                 let name = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
                 let partial = partial_path(&name);
                 Ok(Self {
-                    output: Output::File(create_alone(&partial)?),
+                    output: Output::File(create_alone(&partial, owner)?),
                     path: partial,
                     name: Some(name),
+                    owner,
                 })
             }
         }
@@ -121,10 +146,42 @@ impl RecordingFile {
         let Some(name) = self.name else {
             return Ok(());
         };
-        fs::rename(&self.path, &name).map_err(|source| OutputError::Rename {
-            from: self.path,
-            to: name,
+        rename(self.path, name)
+    }
+
+    /// Leaves the recording where it is, for a report to be made of it, and says where. Does not give it its name.
+    ///
+    /// # Errors
+    /// When what is left could not be written.
+    pub fn leave(mut self) -> Result<PathBuf, OutputError> {
+        let flushed = self.inner().flush();
+        flushed.map_err(|source| OutputError::Write {
+            path: self.path.clone(),
             source,
+        })?;
+        Ok(self.path)
+    }
+
+    /// Writes a whole recording of what is there so far to `name`, in the place of what may be there. To be called
+    /// between two chunks.
+    ///
+    /// # Errors
+    /// When this is no file that is going to be renamed, or the copy cannot be written.
+    pub fn copy_so_far(&self, name: &Path) -> Result<(), OutputError> {
+        let failed = |source| OutputError::Write {
+            path: name.to_owned(),
+            source,
+        };
+        let (Output::File(file), Some(_)) = (&self.output, &self.name) else {
+            return Err(failed(io::Error::other(
+                "what was written so far cannot be read again",
+            )));
+        };
+        privileges::with_rights_to_write(|| {
+            let copy_path = with_suffix(name, ".copy");
+            let copy = create_alone(&copy_path, self.owner)?;
+            copy_all(file, &copy).map_err(failed)?;
+            rename(copy_path, name.to_owned())
         })
     }
 
@@ -134,7 +191,7 @@ impl RecordingFile {
     /// When the file could not be removed.
     pub fn discard(self) -> io::Result<()> {
         match self.name {
-            Some(_) => fs::remove_file(&self.path),
+            Some(_) => privileges::with_rights_to_write(|| fs::remove_file(&self.path)),
             None => Ok(()),
         }
     }
@@ -153,18 +210,46 @@ impl RecordingFile {
     }
 }
 
+fn rename(from: PathBuf, to: PathBuf) -> Result<(), OutputError> {
+    let renamed = privileges::with_rights_to_write(|| fs::rename(&from, &to));
+    renamed.map_err(|source| OutputError::Rename { from, to, source })
+}
+
+/// Appends all of `from`, from its first byte on, and the mark that ends a recording.
+fn copy_all(from: &File, mut to: &File) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut done = 0;
+    loop {
+        match from.read_at(&mut buffer, done)? {
+            0 => break,
+            bytes => {
+                to.write_all(&buffer[..bytes])?;
+                done += bytes as u64;
+            }
+        }
+    }
+    to.write_all(&encode(ChunkKind::End, &[]))
+}
+
 /// Creates the file unless another sampler is writing to it.
-fn create_alone(path: &Path) -> Result<File, OutputError> {
+///
+/// No link is followed: whoever may write to the folder could lay one to a file of somebody else's.
+fn create_alone(path: &Path, owner: Option<Owner>) -> Result<File, OutputError> {
     let failed = |source| OutputError::Create {
         path: path.to_owned(),
         source,
     };
     let file = File::options()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(NO_LINK_NOR_WAITING)
         .open(path)
         .map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is there, and no regular file")));
+    }
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -176,14 +261,21 @@ fn create_alone(path: &Path) -> Result<File, OutputError> {
         Err(TryLockError::Error(_)) => {}
     }
     file.set_len(0).map_err(failed)?;
+    if let Some(owner) = owner {
+        owner.take(&file).map_err(failed)?;
+    }
     Ok(file)
 }
 
 /// `NAME.partial` for `NAME`.
 fn partial_path(path: &Path) -> PathBuf {
-    let mut partial = OsString::from(path);
-    partial.push(".partial");
-    PathBuf::from(partial)
+    with_suffix(path, ".partial")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 impl Write for RecordingFile {
@@ -251,6 +343,40 @@ mod tests {
         file.finish()?;
         assert_eq!(fs::read(&path)?, b"new");
         assert!(fs::symlink_metadata(&link)?.is_symlink());
+        Ok(())
+    }
+
+    #[test]
+    fn what_there_is_can_be_had_before_the_end() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("sampler.data");
+        let mut file = RecordingFile::create(&path)?;
+        file.write_all(b"one")?;
+        file.copy_so_far(&path)?;
+        let end = encode(ChunkKind::End, &[]);
+        assert_eq!(fs::read(&path)?, [b"one".as_slice(), &end].concat());
+        file.write_all(b"two")?;
+        file.finish()?;
+        assert_eq!(fs::read(&path)?, b"onetwo");
+        assert_eq!(fs::read_dir(directory.path())?.count(), 1);
+        let device = RecordingFile::create(Path::new("/dev/null"))?;
+        assert!(device.copy_so_far(&path).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_what_grows_is_not_followed() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let precious = directory.path().join("precious");
+        fs::write(&precious, "kept")?;
+        let partial = directory.path().join("sampler.data.partial");
+        std::os::unix::fs::symlink(&precious, &partial)?;
+        let path = directory.path().join("sampler.data");
+        RecordingFile::create(&path).expect_err("a link is there");
+        fs::remove_file(&partial)?;
+        fs::create_dir(&partial)?;
+        RecordingFile::create(&path).expect_err("a folder is there");
+        assert_eq!(fs::read(&precious)?, b"kept");
         Ok(())
     }
 

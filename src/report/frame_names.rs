@@ -1,6 +1,6 @@
 //! Names for frames that are not machine code, or whose machine code has no name.
 
-use sampler_unwind::interpreter::{Function, FunctionKind};
+use sampler_unwind::interpreter::{Function, FunctionKind, LinePrecision};
 
 use super::By;
 use crate::profile::{End, FrameKey, FrameKind, JitCode, ModuleInfo, ResolvedFrame, WaitInfo};
@@ -18,7 +18,7 @@ const STOPPED: &str = "stopped";
 pub(super) fn interpreted_frame(
     function: &Function,
     name: &str,
-    line: u32,
+    (line, precision): (u32, LinePrecision),
     kind: FunctionKind,
     by: By,
 ) -> ResolvedFrame {
@@ -41,6 +41,7 @@ pub(super) fn interpreted_frame(
         module: Some(function.language.name().to_owned()),
         file: Some(function.file.clone()).filter(|file| !file.is_empty()),
         line: Some(line).filter(|&line| line > 0),
+        line_precision: Some(precision).filter(|_| line > 0),
         inlined: kind == FunctionKind::Inlined,
         kind: match kind {
             FunctionKind::Interpreted => FrameKind::Interpreted,
@@ -75,6 +76,8 @@ pub(super) fn special_frame(key: FrameKey) -> Option<ResolvedFrame> {
         FrameKey::Blocked(number) => (format!("[{}]", syscall_name(number)), FrameKind::Blocked),
         FrameKey::BlockedInFault => (format!("[{PAGE_FAULT}]"), FrameKind::Blocked),
         FrameKey::Stopped => (format!("[{STOPPED}]"), FrameKind::Blocked),
+        FrameKey::NotStopped => ("[running, not stopped]".to_owned(), FrameKind::Note),
+        FrameKey::Asleep => ("[asleep]".to_owned(), FrameKind::Blocked),
         FrameKey::Ended => ("[thread ended unseen]".to_owned(), FrameKind::Note),
         FrameKey::ChildrenEnded => ("[children ended unseen]".to_owned(), FrameKind::Note),
         FrameKey::UnseenCpu => ("[cpu: never caught running]".to_owned(), FrameKind::Note),
@@ -138,6 +141,7 @@ pub(super) fn named_frame(module: &ModuleInfo, symbol: Symbol, by: By) -> Resolv
         module: Some(module_name(module).to_owned()),
         file: symbol.file,
         line: symbol.line,
+        line_precision: None,
         inlined: symbol.inlined,
         kind: FrameKind::Native,
         language: None,
@@ -152,6 +156,7 @@ pub(super) fn jit_frame(code: &JitCode, lookup_address: u64) -> ResolvedFrame {
         module: Some(JIT_MODULE.to_owned()),
         file: line.map(|(file, _)| file.to_owned()),
         line: line.map(|(_, line)| line),
+        line_precision: None,
         inlined: false,
         kind: FrameKind::Native,
         language: None,
@@ -164,6 +169,7 @@ fn without_source(function: String, module: Option<&str>, kind: FrameKind) -> Re
         module: module.map(str::to_owned),
         file: None,
         line: None,
+        line_precision: None,
         inlined: false,
         kind,
         language: None,
@@ -218,6 +224,8 @@ mod tests {
             (FrameKey::Blocked(232), "[epoll_wait]"),
             (FrameKey::BlockedInFault, "[page fault]"),
             (FrameKey::Stopped, "[stopped]"),
+            (FrameKey::NotStopped, "[running, not stopped]"),
+            (FrameKey::Asleep, "[asleep]"),
             (FrameKey::Ended, "[thread ended unseen]"),
             (FrameKey::ChildrenEnded, "[children ended unseen]"),
             (FrameKey::NoStack, "[no stack]"),

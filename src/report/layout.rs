@@ -65,6 +65,7 @@ fn labelled(label: String, kind: FrameKind) -> ResolvedFrame {
         module: None,
         file: None,
         line: None,
+        line_precision: None,
         inlined: false,
         kind,
         language: None,
@@ -153,7 +154,7 @@ fn by_stack(profile: &mut ResolvedProfile, grouping: Grouping, layout: Layout, s
     }
     if shape == Shape::Rows {
         merge_equal(&mut profile.stacks);
-        profile.timeline.clear();
+        profile.moments.clear();
     }
 }
 

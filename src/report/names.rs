@@ -71,15 +71,15 @@ impl Names {
             if let FrameKey::Interpreted {
                 function,
                 line,
+                precision,
                 kind,
-                ..
             } = key
             {
                 let function = function.index();
                 let name = function_names.get(function).copied().unwrap_or_default();
                 let function = profile.functions.get(function);
-                let frame =
-                    function.map(|function| interpreted_frame(function, name, line, kind, by));
+                let frame = function
+                    .map(|function| interpreted_frame(function, name, (line, precision), kind, by));
                 names.set(index, frame, None);
                 continue;
             }

@@ -34,11 +34,12 @@ pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> 
             .iter()
             .map(|thread| resolve_thread(profile, &commands, thread))
             .collect(),
+        timeline: profile.timeline.clone(),
         summary: profile.summary.clone(),
         ..ResolvedProfile::default()
     };
     let mut lost = 0u64;
-    // By thread and stack, its position; only for the timeline.
+    // By thread and stack, its position; only for single looks.
     let mut positions: FxHashMap<(ThreadId, StackId), u32> = FxHashMap::default();
     for &ThreadStack {
         thread,
@@ -48,7 +49,7 @@ pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> 
     {
         match stacks.resolve(thread, stack, weights) {
             Some(named) => {
-                if !profile.timeline.is_empty() {
+                if !profile.observations.is_empty() {
                     // There are no more of them than ids.
                     let position = u32::try_from(resolved.stacks.len()).unwrap_or(u32::MAX);
                     positions.insert((thread, stack), position);
@@ -58,8 +59,8 @@ pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> 
             None => lost = lost.saturating_add(weights.samples),
         }
     }
-    resolved.timeline = profile
-        .timeline
+    resolved.moments = profile
+        .observations
         .iter()
         .filter_map(|seen| {
             Some(Moment {
@@ -76,6 +77,13 @@ pub fn resolve_by(profile: &Profile, symbolizer: &mut dyn Symbolize, by: By) -> 
     resolved
         .notes
         .append(&mut stacks.unnamed.notes(&profile.modules));
+    let unnamed = profile.summary.jit_left_out;
+    if unnamed > 0 {
+        let note = format!(
+            "code compiled at run time: the names of {unnamed} functions had no room in the recording"
+        );
+        resolved.notes.push(note);
+    }
     if lost > 0 {
         let note = format!("the recording is damaged: {lost} samples left out");
         resolved.notes.push(note);
@@ -207,6 +215,7 @@ impl<'a> StackResolver<'a> {
         }
         resolved.reverse();
         Some(WeightedStack {
+            recorded: stack,
             frames: resolved,
             thread: thread.0,
             end,
@@ -498,6 +507,15 @@ mod tests {
         assert_eq!(resolved.frames.len(), 1);
         let note = "libstripped.so: no symbols (100.0 % of samples)";
         assert_eq!(resolved.notes.last().map(String::as_str), Some(note));
+    }
+
+    #[test]
+    fn names_that_had_no_room_are_told() {
+        let mut profile = Profile::default();
+        profile.summary.jit_left_out = 7;
+        let resolved = resolve(&profile, &mut Fake::default());
+        let note = resolved.notes.last().map_or("", String::as_str);
+        assert!(note.contains("names of 7 functions"), "{note}");
     }
 
     #[test]

@@ -252,7 +252,7 @@ fn select_states(profile: &mut ResolvedProfile, states: States) {
             .is_some_and(|&frame| is_in(&is_asleep, frame));
         stack.weights = states.of(stack.weights, is_asleep);
     }
-    profile.timeline.retain_mut(|moment| {
+    profile.moments.retain_mut(|moment| {
         moment.weights = states.of_moment(moment.weights);
         match moment.state {
             ThreadState::Running | ThreadState::Unseen => states.running,

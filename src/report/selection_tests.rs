@@ -11,6 +11,7 @@ fn frame(function: &str, module: Option<&str>, kind: FrameKind) -> ResolvedFrame
         module: module.map(str::to_owned),
         file: None,
         line: None,
+        line_precision: None,
         inlined: false,
         kind,
         language: None,
@@ -43,6 +44,7 @@ pub(in super::super) fn profile() -> ResolvedProfile {
     ];
     frames[4].file = Some("/var/lib/x".into());
     let stack = |thread, frames: &[u32], cpu_ns, off_cpu_ns, samples| WeightedStack {
+        recorded: crate::profile::StackId(0),
         frames: frames.to_vec(),
         thread,
         end: End::Complete,
@@ -69,7 +71,7 @@ pub(in super::super) fn profile() -> ResolvedProfile {
             thread(0, 7, "app -x", 8, "writer"),
             thread(1, 9, "gzip", 9, "gzip"),
         ],
-        timeline: [
+        moments: [
             (0, ThreadState::Running),
             (2, ThreadState::Blocked),
             (4, ThreadState::Running),
@@ -114,7 +116,7 @@ fn selected(selection: &Selection) -> Vec<(String, u64, u64)> {
     select(&mut profile, selection).expect("something is left");
     assert!(
         profile
-            .timeline
+            .moments
             .iter()
             .all(|moment| (moment.stack as usize) < profile.stacks.len()),
         "moments keep their stacks"
@@ -157,7 +159,7 @@ fn threads_and_processes_are_chosen_and_the_whole_is_remembered() {
         ),
         (30, Some(100))
     );
-    assert_eq!(writer.timeline.len(), 1);
+    assert_eq!(writer.moments.len(), 1);
     let by_number = Selection {
         thread: pattern("9"),
         ..everything()
@@ -199,7 +201,7 @@ fn states_share_the_time_out() {
             off_cpu_ns,
             run_queue_ns,
             samples,
-            profile.timeline.len(),
+            profile.moments.len(),
         )
     };
     assert_eq!(sum(&states(true, false, false)), (100, 100, 0, 0, 10, 2));

@@ -14,6 +14,7 @@ use object::{Endianness, U32, read::StringTable};
 use sampler_unwind::{BuildId, ElfError};
 
 pub(super) type Header = FileHeader64<Endianness>;
+pub(super) type Symbols<'data> = SymbolTable<'data, Header>;
 
 /// A deflate stream cannot grow by more than this factor (RFC 1951: 258 bytes from two bits), rounded up.
 const INFLATED_PER_BYTE_MAX: u64 = 1100;

@@ -1,18 +1,22 @@
 //! Which files on disk hold the names of a module, and whether they are the ones that ran.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use sampler_platforms::MappedFile;
+use sampler_platforms::linux::target_file;
 use sampler_unwind::{BuildId, ElfError, ElfImage, ImageBytes};
 
 use super::NameFile;
 use super::elf::{DebugLink, Elf};
 use crate::profile::ModuleInfo;
+
+/// No program is larger, in bytes; a file can say that it is, and have nothing in it.
+const FILE_BYTES_MAX: u64 = 16 << 30;
 
 /// Where distributions put separate debug files.
 const DEBUG_DIR: &str = "/usr/lib/debug";
@@ -53,6 +57,8 @@ pub(super) struct ModuleFiles {
 pub(super) enum FileError {
     #[error("not a regular file")]
     NotAFile,
+    #[error("larger than any program")]
+    TooLarge,
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -65,11 +71,17 @@ impl ElfOnDisk {
     /// # Errors
     /// When there is no such file, or it is no ELF file.
     pub(super) fn open(path: &Path, found: NameFile) -> Result<Self, FileError> {
-        // Asked first: to open a pipe, which a recording may name, waits for its other end.
-        if !fs::metadata(path)?.is_file() {
-            return Err(FileError::NotAFile);
+        // Not opened before it is known to be one: to open a pipe, which a recording may name, waits for its other end.
+        let file = match target_file::open_regular(path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Err(FileError::NotAFile);
+            }
+            opened => opened?,
+        };
+        if file.metadata()?.len() > FILE_BYTES_MAX {
+            return Err(FileError::TooLarge);
         }
-        let bytes = MappedFile::map(&File::open(path)?)?;
+        let bytes = MappedFile::map(&file)?;
         Elf::parse(bytes.as_ref())?;
         Ok(Self {
             path: path.to_owned(),
@@ -119,6 +131,12 @@ impl ModuleFiles {
         files
             .filter_map(|file| file.elf().ok())
             .any(|elf| elf.has_debug_info())
+    }
+
+    /// The one that the DWARF is in, or begins in.
+    pub(super) fn with_dwarf(&self) -> Option<&ElfOnDisk> {
+        let mut files = [&self.debug, &self.main].into_iter().flatten();
+        files.find(|file| file.elf().is_ok_and(|elf| elf.has_debug_info()))
     }
 
     /// Takes the debug file at `path`, if it is the one of `build_id`.

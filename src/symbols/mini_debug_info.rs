@@ -19,7 +19,7 @@ pub(super) fn mini_debug_info(elf: &Elf<'_>) -> Option<io::Result<Vec<u8>>> {
     elf.section_data(b".gnu_debugdata").map(unpack)
 }
 
-fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
     let mut unpacked = Vec::new();
     lzma_rust2::XzReader::new_mem_limit(packed, false, DECODER_KIB_MAX)
         .take(UNPACKED_BYTES_MAX)

@@ -2,8 +2,8 @@
 //!
 //! [`FileSymbolizer`] asks, for each module, the file that was mapped and its separate debug file: first whether they
 //! are what ran (build ID), then for the function, for what was inlined into it and for lines. docs/symbols.md has the
-//! sources and their order. Nothing of this happens before a report is made. What was answered before comes from a cache,
-//! what is not here from a symbol pack, or from a server where that is asked for.
+//! sources and their order. Nothing of this happens before a report is made. What was answered before comes from a
+//! cache, what is not here from a symbol pack, or from a server where that is asked for.
 
 mod cache;
 mod contain;
@@ -13,15 +13,19 @@ mod dwarf;
 mod elf;
 mod files;
 mod functions;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod go;
 mod mini_debug_info;
 mod pack;
 mod plt;
+mod remembered;
 mod source;
 mod stand_ins;
 mod symbol_table;
 mod symbolizer;
 mod syscall;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +35,7 @@ pub use demangle::demangle;
 pub use files::SymbolPaths;
 pub(crate) use files::module_name;
 pub use pack::{PackError, PackSummary, SymbolPack};
+pub use remembered::Remembered;
 pub use source::{NameFile, NameSource, NameTable};
 pub use symbolizer::{FileSymbolizer, ModuleSources};
 pub use syscall::syscall_name;

@@ -22,6 +22,7 @@ use tar::{Archive, Builder, EntryType, Header};
 use tempfile::TempDir;
 
 use super::NameFile;
+use super::dwarf::{self, DwarfFiles, Part};
 use super::elf::Elf;
 use super::files::{ElfOnDisk, ModuleFiles, SymbolPaths, below, module_name};
 use crate::profile::ModuleInfo;
@@ -109,7 +110,11 @@ impl SymbolPack {
     }
 }
 
-fn unpack(archive: impl Read, folder: &Path, mut written_max: u64) -> Result<(), PackError> {
+pub(super) fn unpack(
+    archive: impl Read,
+    folder: &Path,
+    mut written_max: u64,
+) -> Result<(), PackError> {
     let mut archive = Archive::new(archive);
     let mut bytes_max = PACK_BYTES_MAX;
     let mut count = 0;
@@ -286,6 +291,61 @@ impl<W: Write> PackWriter<W> {
             if !self.names.contains(&path) && self.add_file(&path, &shared, Trim::Nothing)? {
                 self.summary.debug_files += 1;
             }
+        }
+        Ok(())
+    }
+
+    /// Adds what the compiler left of their debug information in files of its own.
+    pub(super) fn add_split(
+        &mut self,
+        module: &ModuleInfo,
+        paths: &SymbolPaths,
+        files: &ModuleFiles,
+    ) -> io::Result<()> {
+        let Some(file) = files.with_dwarf() else {
+            return Ok(());
+        };
+        let dwarf_files = DwarfFiles {
+            file,
+            main: files.main.as_ref(),
+            paths,
+        };
+        let main = Path::new(&module.path);
+        let by_id = || debug_path(&file.build_id().or_else(|| module.build_id.clone())?);
+        let by_path = || below(Path::new(ROOT), main);
+        let beside = match &files.main {
+            Some(_) => by_path(),
+            None => by_id().unwrap_or_else(by_path),
+        };
+        let mut unnameable = 0;
+        let missing = dwarf::each_part(dwarf_files, &mut |part| {
+            let (file, path) = match part {
+                Part::Package(package) => {
+                    let mut path = beside.clone().into_os_string();
+                    path.push(".dwp");
+                    (package, PathBuf::from(path))
+                }
+                Part::Unit(unit, path) => {
+                    // An absolute path stays what it is.
+                    let path = main.parent().unwrap_or(main).join(path);
+                    (unit, below(Path::new(ROOT), &path))
+                }
+            };
+            if self.names.contains(&path) {
+                return Ok(());
+            }
+            match self.add_file(&path, file, Trim::Nothing)? {
+                true => self.summary.debug_files += 1,
+                false => unnameable += 1,
+            }
+            Ok(())
+        })?;
+        if let Some(missing) = missing {
+            self.note(module, &missing);
+        }
+        if unnameable > 0 {
+            let note = format!("{unnameable} .dwo files have names that are too long");
+            self.note(module, &note);
         }
         Ok(())
     }
@@ -578,6 +638,31 @@ mod tests {
         fn any_bytes_end_in_a_result(bytes in prop::collection::vec(any::<u8>(), 0..1000)) {
             let folder = tempfile::tempdir().unwrap();
             prop_assert!(unpack(bytes.as_slice(), folder.path(), 1000).is_err());
+        }
+
+        #[test]
+        fn a_damaged_archive_ends_in_a_result(
+            changes in prop::collection::vec((0..4096usize, any::<u8>()), 0..12), cut in 0..5000usize,
+        ) {
+            let mut archive = Builder::new(Vec::new());
+            for (name, content) in [(MARK_NAME, MARK), ("root/a", b"1"), ("debug/b/c", &[7; 600])] {
+                let mut header = Header::new_ustar();
+                header.set_path(name).unwrap();
+                header.set_size(content.len() as u64);
+                header.set_entry_type(REGULAR);
+                header.set_cksum();
+                archive.append(&header, content).unwrap();
+            }
+            let mut bytes = archive.into_inner().unwrap();
+            for (at, byte) in changes {
+                if let Some(slot) = bytes.get_mut(at) {
+                    *slot = byte;
+                }
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let _refused = unpack(bytes.get(..cut).unwrap_or(&bytes), folder.path(), 1000);
+            let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            prop_assert!(names.into_iter().all(|name| name == ROOT || name == DEBUG));
         }
     }
 }

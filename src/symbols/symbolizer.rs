@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sampler_platforms::linux::shortened_file::shortened_files;
 use sampler_unwind::{ElfImage, ImageBytes};
 
 use super::cache::{CacheKey, SymbolCache};
@@ -112,6 +113,7 @@ impl FileSymbolizer {
             }
             writer.add(module, &files)?;
             writer.add_shared(&self.paths, &files)?;
+            writer.add_split(module, &self.paths, &files)?;
         }
         let mut summary = writer.finish()?;
         summary.notes.splice(0..0, self.notes.iter().cloned());
@@ -179,7 +181,7 @@ impl FileSymbolizer {
     }
 
     /// The files of `module`, from servers too.
-    fn find_files(&mut self, module: &ModuleInfo) -> ModuleFiles {
+    pub(super) fn find_files(&mut self, module: &ModuleInfo) -> ModuleFiles {
         let mut files = self.paths.find(module);
         let main = files.main.as_ref();
         let build_id = module.build_id.clone().or_else(|| main?.build_id());
@@ -198,6 +200,8 @@ impl FileSymbolizer {
             }
             files.refused.append(&mut notes);
         }
+        let path = |file: &Option<ElfOnDisk>| file.as_ref().map(|file| file.path.clone());
+        tracing::debug!(module = ?module.path, main = ?path(&files.main), debug = ?path(&files.debug), "files with names");
         files.refused.drain(..).for_each(|note| self.add_note(note));
         files
     }
@@ -228,8 +232,25 @@ impl FileSymbolizer {
         addresses.iter().map(take).collect()
     }
 
-    /// Names the `addresses`, in ascending order, by `files`.
+    /// Names the `addresses`, in ascending order, by `files`, and tells if one of them lost its end meanwhile.
     fn ask_files(
+        &mut self,
+        module: &ModuleInfo,
+        files: &ModuleFiles,
+        addresses: &[u64],
+    ) -> Vec<Vec<Symbol>> {
+        let shortened = shortened_files();
+        let symbols = self.ask_whole_files(module, files, addresses);
+        if shortened_files() > shortened {
+            self.note(
+                module,
+                &"a file became shorter while it was read: names may be missing",
+            );
+        }
+        symbols
+    }
+
+    fn ask_whole_files(
         &mut self,
         module: &ModuleInfo,
         files: &ModuleFiles,
@@ -356,11 +377,10 @@ impl FileSymbolizer {
         if addresses.is_empty() {
             return Vec::new();
         }
-        let file = [&files.debug, &files.main]
-            .into_iter()
-            .flatten()
-            .find(|file| file.elf().is_ok_and(|elf| elf.has_debug_info()));
-        let Some(file) = file.filter(|file| self.is_plausible(module, file)) else {
+        let Some(file) = files
+            .with_dwarf()
+            .filter(|file| self.is_plausible(module, file))
+        else {
             return Vec::new();
         };
         let dwarf_files = DwarfFiles {

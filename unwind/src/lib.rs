@@ -22,7 +22,7 @@ pub use address::{Avma, FileOffset, LoadBias, Svma};
 pub use arch::Arch;
 pub use elf::{
     BuildId, ElfError, ElfImage, GoCall, GoFunction, GoFunctions, GoLine, ImageBytes, ImageId,
-    ImageSymbol, Segment,
+    ImageSymbol, Runtimes, Segment, UnwindTables,
 };
 pub use memory::{MemoryReader, ReadError, SliceMemory};
 pub use merge::{MergedFrame, merge};

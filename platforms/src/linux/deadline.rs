@@ -10,7 +10,7 @@
 //! The timer fires again and again from the deadline on, so that a signal which comes just before the wait begins is
 //! not the last one.
 //!
-//! PTRACE_SEIZE can block too: while a thread of the process is in execve(2), which waits for all others to be gone.
+//! PTRACE_SEIZE and PTRACE_ATTACH can block too: while a thread of the process is in execve(2), which waits for all others to be gone.
 //! One that we have seized is gone only when we have waited for it, so both would wait for ever (ptrace(2) does not say
 //! so; `de_thread` in fs/exec.c, `ptrace_attach` in kernel/ptrace.c; seen on Linux 6.18). A signal interrupts the
 //! call, but the kernel makes it again after the handler (ERESTARTNOINTR); so the handler steps over it.
@@ -139,14 +139,15 @@ extern "C" fn interrupt(
     step_over_seize(&mut context.uc_mcontext.gregs);
 }
 
-/// If the thread is about to ask for PTRACE_SEIZE, for the first time or once more, it goes on as if the kernel had
+/// If the thread is about to ask for PTRACE_SEIZE or PTRACE_ATTACH, for the first time or once more, it goes on as if the kernel had
 /// answered `EINTR`. One that has been answered is behind the instruction, and keeps its answer.
 #[cfg(target_arch = "x86_64")]
 fn step_over_seize(registers: &mut [libc::greg_t; 23]) {
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
     let is = |register: i32, value: i64| registers[register.cast_unsigned() as usize] == value;
-    let is_seize =
-        is(libc::REG_RAX, libc::SYS_ptrace) && is(libc::REG_RDI, i64::from(libc::PTRACE_SEIZE));
+    let asks_for = |request| is(libc::REG_RDI, i64::from(request));
+    let is_seize = is(libc::REG_RAX, libc::SYS_ptrace)
+        && (asks_for(libc::PTRACE_SEIZE) || asks_for(libc::PTRACE_ATTACH));
     let pc = registers[libc::REG_RIP.cast_unsigned() as usize].cast_unsigned();
     let Ok(pc) = usize::try_from(pc) else { return };
     let at = ptr::with_exposed_provenance::<[u8; 2]>(pc);
@@ -197,6 +198,7 @@ mod tests {
         let eintr = -i64::from(libc::EINTR);
         let ptrace = libc::SYS_ptrace;
         assert_eq!(after(ptrace, libc::PTRACE_SEIZE, SYSCALL), (2, eintr));
+        assert_eq!(after(ptrace, libc::PTRACE_ATTACH, SYSCALL), (2, eintr));
         assert_eq!(after(ptrace, libc::PTRACE_DETACH, SYSCALL), (0, ptrace));
         assert_eq!(after(0, libc::PTRACE_SEIZE, SYSCALL), (0, 0));
         // Behind the instruction, with an answer that looks like the number.

@@ -1,4 +1,4 @@
-//! Ctrl-C and its kin: asked to end, not ended.
+//! Ctrl-C and its kin: asked to end, not ended. SIGUSR1: asked to show what is there.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +9,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 static REQUESTED: AtomicU32 = AtomicU32::new(0);
+static COPIES_REQUESTED: AtomicU32 = AtomicU32::new(0);
 
 /// From now on SIGINT, SIGTERM and SIGHUP are counted instead of ending the process, and interrupt a
 /// [`super::clock::sleep_until`] of the thread they arrive in: the only one, or one that does not block them.
@@ -21,16 +22,24 @@ static REQUESTED: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 /// What sigaction(2) answers.
 pub fn install() -> io::Result<()> {
-    let handler = SigHandler::Handler(count);
+    SIGNALS
+        .into_iter()
+        .try_for_each(|signal| handle(signal, count))
+}
+
+/// Lets `handler`, one of those below, have `signal`, unless that was ignored.
+fn handle(signal: Signal, handler: extern "C" fn(i32)) -> io::Result<()> {
     // Without SA_RESTART: blocking calls are to return.
-    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    for signal in SIGNALS {
-        // SAFETY: the handler only adds to an atomic number, which is allowed at any point of the program.
-        let before = unsafe { sigaction(signal, &action) }?;
-        if matches!(before.handler(), SigHandler::SigIgn) {
-            // SAFETY: ignoring a signal runs no code.
-            unsafe { sigaction(signal, &before) }?;
-        }
+    let action = SigAction::new(
+        SigHandler::Handler(handler),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler only adds to an atomic number, which is allowed at any point of the program.
+    let before = unsafe { sigaction(signal, &action) }?;
+    if matches!(before.handler(), SigHandler::SigIgn) {
+        // SAFETY: ignoring a signal runs no code.
+        unsafe { sigaction(signal, &before) }?;
     }
     Ok(())
 }
@@ -38,6 +47,23 @@ pub fn install() -> io::Result<()> {
 /// How often we have been asked to end since [`install`].
 pub fn requested() -> u32 {
     REQUESTED.load(Ordering::Relaxed)
+}
+
+/// From now on SIGUSR1 is counted instead of ending the process, unless it was ignored.
+///
+/// # Errors
+/// What sigaction(2) answers.
+pub fn install_copies() -> io::Result<()> {
+    handle(Signal::SIGUSR1, count_copy)
+}
+
+/// How often SIGUSR1 has come since [`install_copies`].
+pub fn copies_requested() -> u32 {
+    COPIES_REQUESTED.load(Ordering::Relaxed)
+}
+
+extern "C" fn count_copy(_signal: i32) {
+    COPIES_REQUESTED.fetch_add(1, Ordering::Relaxed);
 }
 
 extern "C" fn count(_signal: i32) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use super::stopped_thread::{RegistersError, StoppedThread};
-use super::{ptrace, strays};
+use super::{by_signal, ptrace, strays};
 use crate::Tid;
 
 /// A seized thread that will stop some time: when it leaves an uninterruptible sleep, or gets a CPU.
@@ -106,7 +106,7 @@ fn let_go(stopped: StoppedThread) -> Collected {
 
 /// Takes the report about a seized thread, if there is one, and lets it go.
 pub(super) fn collect(tid: Tid) -> Collected {
-    match ptrace::wait(tid, libc::WNOHANG) {
+    match by_signal::wait(tid, libc::WNOHANG) {
         // Asking once more changes nothing, except that the kernel says whether it is ours still. The first thread of
         // a command of ours is not when another one has executed a program and has taken over its number.
         Ok(None) if ptrace::interrupt(tid) == Err(Errno::ESRCH) => Collected::Gone,

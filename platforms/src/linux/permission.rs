@@ -2,6 +2,9 @@
 //!
 //! It answers `EPERM` for a dozen different reasons. This asks what can be asked in the order in which the kernel
 //! decides (`ptrace_attach` and `__ptrace_may_access` in kernel/ptrace.c), and names the layer that refused.
+//!
+//! What each layer is called and what would help is said here alone, for errors and for `sampler doctor` alike;
+//! [`super::remedy`] has the exact lines.
 
 use std::fmt;
 use std::fs;
@@ -63,7 +66,7 @@ pub enum DeniedBy {
 }
 
 /// Bit of CAP_SYS_PTRACE in a set of capabilities (linux/capability.h).
-const CAP_SYS_PTRACE: u64 = 1 << 19;
+pub const CAP_SYS_PTRACE: u64 = 1 << 19;
 
 /// Why tracing thread `tid` of process `pid` was refused with `errno`. Reads a dozen small files.
 pub fn why(pid: Pid, tid: Tid, errno: Errno) -> DeniedBy {
@@ -132,26 +135,35 @@ impl DeniedBy {
 
 /// What the decision rests on.
 #[derive(Clone, Debug)]
-struct Facts {
+pub struct Facts {
     ourselves: bool,
     zombie: bool,
     kernel_thread: bool,
-    target: Status,
+    /// Who the target is.
+    pub target: Status,
     tracer_name: Option<String>,
     ptrace_is_filtered: bool,
-    our_uid: u32,
+    /// Our real uid.
+    pub our_uid: u32,
     our_gids: [u32; 2],
-    our_capabilities: u64,
-    /// `None` where it cannot be read.
-    same_user_namespace: Option<bool>,
-    dumpable: bool,
+    /// Our capabilities in force.
+    pub our_capabilities: u64,
+    /// Whether the target is in our user namespace; `None` where that cannot be read.
+    pub same_user_namespace: Option<bool>,
+    /// Whether the target lets others of its user look at it.
+    pub dumpable: bool,
     /// `None` without Yama.
-    yama_scope: Option<u32>,
-    descends_from_us: bool,
+    pub yama_scope: Option<u32>,
+    /// Whether we have started the target, or an ancestor of it.
+    pub descends_from_us: bool,
 }
 
 impl Facts {
-    fn gather(pid: Pid, tid: Tid) -> io::Result<Self> {
+    /// Asks what can be asked about thread `tid` of process `pid`.
+    ///
+    /// # Errors
+    /// What the kernel answers; `ENOENT` and `ESRCH` when it is gone.
+    pub fn gather(pid: Pid, tid: Tid) -> io::Result<Self> {
         let stat = stat::read_thread(pid, tid)?;
         let target = status::read(Pid(tid.0))?;
         let us = Pid(std::process::id().cast_signed());
@@ -174,39 +186,46 @@ impl Facts {
         })
     }
 
-    fn decide(self, errno: Errno) -> DeniedBy {
-        if self.zombie {
-            return DeniedBy::Zombie;
-        }
-        if self.kernel_thread {
-            return DeniedBy::KernelThread;
-        }
-        if self.ourselves {
-            return DeniedBy::Ourselves;
-        }
-        if let Some(tracer) = self.target.tracer {
-            return DeniedBy::Tracer {
-                tracer,
-                name: self.tracer_name,
-            };
-        }
-        if self.ptrace_is_filtered {
-            return DeniedBy::Seccomp;
-        }
-        if self.yama_scope == Some(3) {
-            return DeniedBy::Yama { scope: 3 };
-        }
-        if self.our_capabilities & CAP_SYS_PTRACE != 0 {
-            return match self.same_user_namespace {
-                Some(true) => DeniedBy::Unknown { errno },
-                // Where it cannot even be read the capability does not count.
-                Some(false) | None => DeniedBy::UserNamespace,
-            };
-        }
-        self.decide_without_capability(errno)
+    fn decide(&self, errno: Errno) -> DeniedBy {
+        let first = self.denials().into_iter().next();
+        first.unwrap_or(DeniedBy::Unknown { errno })
     }
 
-    fn decide_without_capability(self, errno: Errno) -> DeniedBy {
+    /// Every layer that speaks against tracing the target, in the order in which the kernel asks them. None of those
+    /// that [`DeniedBy::Unknown`] stands for is among them.
+    ///
+    /// That our capability counts for nothing in another user namespace is said of any other, also of one below ours,
+    /// in which it does count: to be asked where tracing was refused.
+    pub fn denials(&self) -> Vec<DeniedBy> {
+        let hopeless = [
+            (self.zombie, DeniedBy::Zombie),
+            (self.kernel_thread, DeniedBy::KernelThread),
+            (self.ourselves, DeniedBy::Ourselves),
+        ];
+        if let Some((_, by)) = hopeless.into_iter().find(|(is_so, _)| *is_so) {
+            return vec![by];
+        }
+        let mut denials = Vec::new();
+        if let Some(tracer) = self.target.tracer {
+            let name = self.tracer_name.clone();
+            denials.push(DeniedBy::Tracer { tracer, name });
+        }
+        if self.ptrace_is_filtered {
+            denials.push(DeniedBy::Seccomp);
+        }
+        if self.yama_scope == Some(3) {
+            denials.push(DeniedBy::Yama { scope: 3 });
+        }
+        if self.our_capabilities & CAP_SYS_PTRACE == 0 {
+            denials.extend(self.denials_without_capability());
+        } else if self.same_user_namespace != Some(true) {
+            // Where it cannot even be read the capability does not count.
+            denials.push(DeniedBy::UserNamespace);
+        }
+        denials
+    }
+
+    fn denials_without_capability(&self) -> Vec<DeniedBy> {
         let uids = self.target.uids;
         let foreign_user = [uids.real, uids.effective, uids.saved]
             .iter()
@@ -215,29 +234,31 @@ impl Facts {
         let foreign_group = [gids.real, gids.effective, gids.saved]
             .iter()
             .any(|gid| !self.our_gids.contains(gid));
+        let mut denials = Vec::new();
         if foreign_user || foreign_group {
-            return DeniedBy::OtherUser {
+            denials.push(DeniedBy::OtherUser {
                 target: uids.real,
                 ours: self.our_uid,
-            };
+            });
         }
         if !self.dumpable {
-            return DeniedBy::NotDumpable;
+            denials.push(DeniedBy::NotDumpable);
         }
         match self.yama_scope {
-            Some(1) if !self.descends_from_us => return DeniedBy::Yama { scope: 1 },
-            Some(scope) if scope > 1 => return DeniedBy::Yama { scope },
+            Some(1) if self.descends_from_us => {}
+            Some(scope @ (1 | 2)) => denials.push(DeniedBy::Yama { scope }),
             Some(_) | None => {}
         }
         if self.target.effective_capabilities & !self.our_capabilities != 0 {
-            return DeniedBy::MoreCapabilities;
+            denials.push(DeniedBy::MoreCapabilities);
         }
-        DeniedBy::Unknown { errno }
+        denials
     }
 }
 
-/// No thread has the number 0, so without a filter the kernel says that there is none.
-fn ptrace_is_filtered() -> bool {
+/// Whether a seccomp filter refuses ptrace(2) as such. No thread has the number 0, so without a filter the kernel says
+/// that there is none.
+pub fn ptrace_is_filtered() -> bool {
     ptrace::seize(Tid(0)) != Err(Errno::ESRCH)
 }
 
@@ -254,7 +275,8 @@ fn same_user_namespace(pid: Pid) -> Option<bool> {
     Some(theirs == ours)
 }
 
-fn yama_scope() -> Option<u32> {
+/// The value of `kernel.yama.ptrace_scope`; `None` where the kernel has no Yama, or /proc/sys is not there.
+pub fn yama_scope() -> Option<u32> {
     let text = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?;
     text.trim().parse().ok()
 }
@@ -377,6 +399,26 @@ mod tests {
             |facts| (facts.yama_scope, facts.descends_from_us) = (Some(1), true),
             "the kernel (EPERM: Operation not permitted), perhaps by a security module such as SELinux or AppArmor",
         );
+    }
+
+    #[test]
+    fn all_layers_that_refuse_are_listed_in_order() {
+        let mut facts = allowed();
+        assert_eq!(facts.denials(), []);
+        facts.target.uids = ROOT;
+        facts.dumpable = false;
+        facts.yama_scope = Some(1);
+        facts.target.effective_capabilities = 1;
+        let (target, ours) = (0, 1000);
+        let expected = [
+            DeniedBy::OtherUser { target, ours },
+            DeniedBy::NotDumpable,
+            DeniedBy::Yama { scope: 1 },
+            DeniedBy::MoreCapabilities,
+        ];
+        assert_eq!(facts.denials(), expected);
+        facts.our_capabilities = CAP_SYS_PTRACE;
+        assert_eq!(facts.denials(), []);
     }
 
     #[test]

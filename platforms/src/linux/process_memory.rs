@@ -3,14 +3,17 @@
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use sampler_unwind::{Avma, MemoryReader, ReadError};
 
-use crate::Pid;
+use super::abilities::{Abilities, MemoryWay};
+use super::ptrace;
+use super::stopped_thread::StoppedThread;
+use crate::{Pid, Tid};
 
 /// How many regions one call reads: as many as the kernel takes without allocating (`UIO_FASTIOV`, linux/uio.h).
 pub const REGIONS_MAX: usize = 8;
@@ -21,24 +24,62 @@ const PAGE_BYTES: u64 = 4096;
 /// Reads a process's memory, whether it is stopped or runs. Needs the right to trace it.
 ///
 /// By process_vm_readv(2); where that does not exist or is forbidden (Docker before 2021 had a filter that allowed
-/// ptrace and not this), for good by reading `/proc/PID/mem`. Neither allocates.
+/// ptrace and not this), for good by reading `/proc/PID/mem`. Neither allocates. Where that is not to be had either,
+/// only a thread that stands still can be read, word by word: [`ProcessMemory::through`].
 #[derive(Debug)]
 pub struct ProcessMemory {
     pid: Pid,
-    /// process_vm_readv was refused.
-    by_file: AtomicBool,
+    /// The way it is read, as a position in [`WAYS`]: from there on only downwards.
+    way: AtomicU8,
+    /// A thread of it that stands still; zero when none does.
+    through: AtomicI32,
     /// `/proc/PID/mem`. Belongs to the program that ran when it was opened, and is opened again after an exec.
     file: Mutex<Option<File>>,
+}
+
+/// From the best to the last resort.
+const WAYS: [MemoryWay; 3] = [MemoryWay::Call, MemoryWay::File, MemoryWay::Words];
+
+/// While it lives, a [`ProcessMemory`] is read through a thread that stands still, where there is no other way.
+#[derive(Debug)]
+pub struct Through<'a>(&'a ProcessMemory);
+
+impl Drop for Through<'_> {
+    fn drop(&mut self) {
+        self.0.through.store(0, Ordering::Relaxed);
+    }
 }
 
 impl ProcessMemory {
     /// Nothing is opened or read yet, so nothing can fail yet. A thread's number serves as well as its process's.
     pub fn new(pid: Pid) -> Self {
-        Self {
+        let memory = Self {
             pid,
-            by_file: AtomicBool::new(false),
+            way: AtomicU8::new(0),
+            through: AtomicI32::new(0),
             file: Mutex::new(None),
-        }
+        };
+        memory.descend_to(Abilities::here().memory_way().unwrap_or(MemoryWay::Words));
+        memory
+    }
+
+    /// How it is read, as far as that is known: by the best way that has not been refused.
+    pub fn way(&self) -> MemoryWay {
+        let way = WAYS.get(usize::from(self.way.load(Ordering::Relaxed)));
+        way.copied().unwrap_or(MemoryWay::Words)
+    }
+
+    fn descend_to(&self, way: MemoryWay) {
+        let position = (0u8..).zip(WAYS).find(|(_, other)| *other == way);
+        self.way
+            .store(position.map_or(0, |(at, _)| at), Ordering::Relaxed);
+    }
+
+    /// For as long as the answer lives, reads go through `stopped`, one of the process's threads, where words are the
+    /// only way. Without it they find [`ReadError::NotCopied`] there.
+    pub fn through<'a>(&'a self, stopped: &'a StoppedThread) -> Through<'a> {
+        self.through.store(stopped.tid().0, Ordering::Relaxed);
+        Through(self)
     }
 
     /// Whose memory it is.
@@ -73,10 +114,9 @@ impl ProcessMemory {
             .get_mut(first..)
             .filter(|regions| !regions.is_empty())
         {
-            let done = if self.is_by_file() {
-                0
-            } else {
-                self.read_some(rest).unwrap_or(0)
+            let done = match self.way() {
+                MemoryWay::Call => self.read_some(rest).unwrap_or(0),
+                MemoryWay::File | MemoryWay::Words => 0,
             };
             let finished = share_out(done, rest, &mut lengths[first..]);
             first += finished;
@@ -104,15 +144,17 @@ impl ProcessMemory {
         process_vm_readv(pid, &mut local[..count], &remote[..count])
     }
 
-    fn is_by_file(&self) -> bool {
-        self.by_file.load(Ordering::Relaxed)
-    }
-
-    fn read_by_call(&self, at: Avma, into: &mut [u8]) -> Result<usize, Errno> {
-        match self.read_some(&mut [(at, &mut *into)]) {
+    fn read_by_call(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
+        let answer = match self.read_some(&mut [(at, &mut *into)]) {
             // Before some version the kernel copied nothing when the end of the region was not mapped.
             Err(Errno::EFAULT) => self.read_page_by_page(at, into),
             answer => answer,
+        };
+        match answer {
+            Ok(0) | Err(Errno::EFAULT | Errno::EINVAL) => Err(ReadError::Unmapped(at)),
+            Ok(bytes) => Ok(bytes),
+            Err(Errno::ESRCH) => Err(ReadError::Gone(at)),
+            Err(_refused) => Err(ReadError::Denied(at)),
         }
     }
 
@@ -150,6 +192,31 @@ impl ProcessMemory {
         }
         Err(ReadError::Gone(at))
     }
+
+    fn read_by_words(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
+        const WORD_BYTES: usize = size_of::<u64>();
+        let tid = match self.through.load(Ordering::Relaxed) {
+            0 => return Err(ReadError::NotCopied(at)),
+            tid => Tid(tid),
+        };
+        let mut done = 0;
+        while let Some(next) = at.checked_add(done as u64).filter(|_| done < into.len()) {
+            // Aligned, so that no word reaches into a page of which nothing is wanted.
+            let skip = usize::try_from(next.0 % WORD_BYTES as u64).unwrap_or(0);
+            let word = match ptrace::peek_word(tid, next.0 - skip as u64) {
+                Ok(word) => word,
+                Err(Errno::ESRCH) if done == 0 => return Err(ReadError::Gone(at)),
+                Err(Errno::EPERM) if done == 0 => return Err(ReadError::Denied(at)),
+                Err(_) if done == 0 => return Err(ReadError::Unmapped(at)),
+                Err(_) => break,
+            };
+            let wanted = word.get(skip..).unwrap_or_default();
+            let bytes = wanted.len().min(into.len() - done);
+            into[done..done + bytes].copy_from_slice(&wanted[..bytes]);
+            done += bytes;
+        }
+        Ok(done)
+    }
 }
 
 impl MemoryReader for ProcessMemory {
@@ -157,18 +224,21 @@ impl MemoryReader for ProcessMemory {
         if into.is_empty() {
             return Ok(0);
         }
-        if self.is_by_file() {
-            return self.read_by_file(at, into);
-        }
-        match self.read_by_call(at, into) {
-            Ok(0) | Err(Errno::EFAULT | Errno::EINVAL) => Err(ReadError::Unmapped(at)),
-            Ok(bytes) => Ok(bytes),
-            Err(Errno::ESRCH) => Err(ReadError::Gone(at)),
-            Err(_refused) => {
-                self.by_file.store(true, Ordering::Relaxed);
-                self.read_by_file(at, into)
+        if self.way() == MemoryWay::Call {
+            match self.read_by_call(at, into) {
+                Err(ReadError::Denied(_)) => self.descend_to(MemoryWay::File),
+                answer => return answer,
             }
         }
+        if self.way() == MemoryWay::File {
+            match self.read_by_file(at, into) {
+                Err(ReadError::Denied(_)) if self.through.load(Ordering::Relaxed) != 0 => {
+                    self.descend_to(MemoryWay::Words);
+                }
+                answer => return answer,
+            }
+        }
+        self.read_by_words(at, into)
     }
 
     fn read_each(&self, regions: &mut [(Avma, &mut [u8])], copied: &mut [usize]) {
@@ -237,13 +307,22 @@ mod tests {
         Avma(std::ptr::from_ref(value).cast::<u8>() as usize as u64)
     }
 
-    /// Both ways to read, which must answer the same.
+    /// The ways to read ourselves, which must answer the same.
     fn check(test: impl Fn(&ProcessMemory)) {
         let memory = ProcessMemory::new(own_pid());
         test(&memory);
-        assert!(!memory.is_by_file(), "process_vm_readv was refused here");
-        memory.by_file.store(true, Ordering::Relaxed);
+        assert_eq!(
+            memory.way(),
+            MemoryWay::Call,
+            "process_vm_readv was refused here"
+        );
+        memory.descend_to(MemoryWay::File);
         test(&memory);
+        assert_eq!(
+            memory.way(),
+            MemoryWay::File,
+            "/proc/PID/mem was refused here"
+        );
     }
 
     #[test]
@@ -312,7 +391,7 @@ mod tests {
         let target = Target::pausing();
         let by_call = ProcessMemory::new(target.pid());
         let by_file = ProcessMemory::new(target.pid());
-        by_file.by_file.store(true, Ordering::Relaxed);
+        by_file.descend_to(MemoryWay::File);
         let value = 0x1234_5678_u64;
         let at = address_of(&value);
         // The target is a copy of this process, so our variable lies in it, too.
@@ -325,5 +404,28 @@ mod tests {
                 Err(ReadError::Gone(at))
             );
         }
+    }
+
+    #[test]
+    fn words_are_read_of_a_thread_that_stands_still_and_of_no_other() {
+        let value = *b"some bytes of ours, of which there is a copy in the target";
+        let mapped = Mapped::with_a_hole_behind(1);
+        let target = Target::pausing();
+        let memory = ProcessMemory::new(target.pid());
+        memory.descend_to(MemoryWay::Words);
+        let mut into = [0; 29];
+        let at = Avma(address_of(&value).0 + 3);
+        assert_eq!(memory.read(at, &mut into), Err(ReadError::NotCopied(at)));
+        let second = std::time::Duration::from_secs(1);
+        let stopped = crate::linux::stop(target.tid(), second, second).unwrap();
+        let through = memory.through(&stopped);
+        assert_eq!(memory.read(at, &mut into), Ok(29));
+        assert_eq!(into[..], value[3..32]);
+        let hole = Avma(mapped.start().0 + 4096);
+        assert_eq!(memory.read(Avma(hole.0 - 13), &mut into), Ok(13));
+        assert_eq!(memory.read(hole, &mut into), Err(ReadError::Unmapped(hole)));
+        drop(through);
+        stopped.detach().unwrap();
+        assert_eq!(memory.read(at, &mut into), Err(ReadError::NotCopied(at)));
     }
 }

@@ -1,6 +1,6 @@
 //! ptrace(2) and the waits that belong to it: a thin function each.
 //!
-//! All of them act on threads that the *calling thread* has seized; the kernel answers `ESRCH` for any other, and for
+//! All of them act on threads that the *calling thread* has seized or attached to; the kernel answers `ESRCH` for any other, and for
 //! one that is not stopped.
 
 use std::ffi::c_void;
@@ -30,6 +30,60 @@ pub(super) fn interrupt(tid: Tid) -> Result<(), Errno> {
     // SAFETY: PTRACE_INTERRUPT ignores `addr` and `data`.
     let answer = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid.0, 0usize, 0usize) };
     Errno::result(answer).map(drop)
+}
+
+/// Begins to trace `tid` and sends it a SIGSTOP of its own. Returns before it has stopped. PTRACE_ATTACH.
+pub(super) fn attach(tid: Tid) -> Result<(), Errno> {
+    // SAFETY: PTRACE_ATTACH ignores `addr` and `data`.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_ATTACH, tid.0, 0usize, 0usize) };
+    Errno::result(answer).map(drop)
+}
+
+/// Lets a stopped thread go on, traced, with `signal` delivered to it unless that is zero. PTRACE_CONT.
+pub(super) fn go_on(tid: Tid, signal: i32) -> Result<(), Errno> {
+    let signal = libc::c_long::from(signal);
+    // SAFETY: PTRACE_CONT ignores `addr`; `data` is a number that the kernel checks.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_CONT, tid.0, 0usize, signal) };
+    Errno::result(answer).map(drop)
+}
+
+/// `si_code` and `si_pid` of the signal that a stopped thread is about to get; `EINVAL` when its process is stopped
+/// instead (ptrace(2), "Group-stop"). PTRACE_GETSIGINFO.
+pub(super) fn signal_origin(tid: Tid) -> Result<(i32, i32), Errno> {
+    // SAFETY: siginfo_t is plain data for which zeroes are valid.
+    let mut information: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: the kernel fills `information`, which is ours and of that size.
+    let answer = unsafe {
+        libc::ptrace(
+            libc::PTRACE_GETSIGINFO,
+            tid.0,
+            0usize,
+            ptr::from_mut(&mut information),
+        )
+    };
+    Errno::result(answer)?;
+    // SAFETY: any siginfo_t has bytes there, and any bytes are a number. For a signal without a sender it is none.
+    let sender = unsafe { information.si_pid() };
+    Ok((information.si_code, sender))
+}
+
+/// The eight bytes at `at` of a stopped thread's memory. PTRACE_PEEKDATA.
+///
+/// Not by the C library's function, which cannot tell a word of ones from an error.
+pub(super) fn peek_word(tid: Tid, at: u64) -> Result<[u8; 8], Errno> {
+    let mut word = [0u8; 8];
+    // SAFETY: the system call stores one word at its last argument, which is `word`; see "C library/kernel
+    // differences" in ptrace(2).
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_ptrace,
+            libc::PTRACE_PEEKDATA,
+            tid.0,
+            at,
+            word.as_mut_ptr(),
+        )
+    };
+    Errno::result(answer).map(|_| word)
 }
 
 /// Stops tracing a stopped thread and lets it run, with `signal` delivered to it unless that is zero. A thread that

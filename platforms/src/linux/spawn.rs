@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
 
+use super::check::{ThirtyTwoBit, thirty_two_bit};
 use super::proc::task;
 use super::ptrace;
 use crate::Pid;
@@ -34,6 +36,14 @@ pub enum LaunchError {
         program: OsString,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// It is a program of the x32 ABI: hardly a kernel runs it, and we could not look at it. Exit code 126.
+    #[error("{} is a 32-bit program ({kind}), which is not supported", program.display())]
+    ThirtyTwoBit {
+        /// What was asked for.
+        program: OsString,
+        /// Of which kind.
+        kind: ThirtyTwoBit,
     },
     /// No process could be made.
     #[error("cannot start {}", program.display())]
@@ -86,6 +96,13 @@ pub fn launch(
     arguments: &[OsString],
     stdout: ChildStdout,
 ) -> Result<Launched, LaunchError> {
+    // The C library has the shell read what the kernel does not run: it would say something else about it.
+    let is_path = program.as_encoded_bytes().contains(&b'/');
+    if is_path && thirty_two_bit(Path::new(program)) == Some(ThirtyTwoBit::X32) {
+        let kind = ThirtyTwoBit::X32;
+        let program = program.to_owned();
+        return Err(LaunchError::ThirtyTwoBit { program, kind });
+    }
     let inherited = Inherited::read().map_err(|errno| LaunchError::Other {
         program: program.to_owned(),
         source: errno.into(),

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::abilities::{Abilities, StopWay};
 use super::late_stop::{self, LateStop};
 use super::proc::stat::{self, ProcState};
 use super::proc::status;
 use super::stop_kind::StopKind;
 use super::stopped_thread::StoppedThread;
-use super::{deadline, ptrace, strays};
+use super::{by_signal, deadline, ptrace, strays};
 use crate::{Pid, Tid};
 
 /// How long to sleep between two looks where the kernel has no timer to interrupt a blocking wait with.
@@ -58,6 +59,13 @@ pub enum StopFailure {
         /// Which thread.
         tid: Tid,
     },
+    /// It sleeps uninterruptibly, and a signal that would stop its whole process is not to wait for it: see
+    /// [`StopWay::Signal`].
+    #[error("thread {tid} sleeps uninterruptibly")]
+    Uninterruptible {
+        /// Which thread.
+        tid: Tid,
+    },
     /// The kernel answered something that is none of the above.
     #[error("cannot stop thread {tid}: {errno}")]
     Failed {
@@ -85,6 +93,8 @@ pub fn prepare_sampling_thread() -> Result<(), Errno> {
     // SAFETY: PR_SET_TIMERSLACK takes a number and touches no memory.
     let answer = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS) };
     Errno::result(answer)?;
+    // Not while a thread stands still.
+    let _found_out = Abilities::here();
     // Without the right to it, samples are as good as they are on a machine with an idle CPU.
     let _as_before = run_when_woken();
     let has_timer = deadline::arm(Duration::from_secs(1));
@@ -96,34 +106,45 @@ pub fn prepare_sampling_thread() -> Result<(), Errno> {
     }
 }
 
+/// Lets the calling thread have a CPU only when nobody else wants it (SCHED_IDLE, sched(7)), and says which thread that
+/// is.
+///
+/// # Errors
+/// When the kernel refuses: then it has the priority that it had.
+pub fn give_way() -> Result<Tid, Errno> {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread; `none` is only read. See sched_setscheduler(2).
+    let answer = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+    Errno::result(answer).map(|_| Tid(nix::unistd::gettid().as_raw()))
+}
+
 /// Puts the calling thread before all threads of ordinary priority: by the lowest real-time priority, or where that
 /// is refused by niceness.
 fn run_when_woken() -> Result<(), Errno> {
     const NICE: i32 = -10;
-    let priority = libc::sched_param { sched_priority: 1 };
-    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: 0 is the calling thread; `priority` is only read. See sched_setscheduler(2).
-    let answer = unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
-    if answer == 0 {
+    if set_policy(libc::SCHED_FIFO, 1).is_ok() {
         return Ok(());
     }
-    let ordinary = libc::sched_param { sched_priority: 0 };
     // Niceness is inherited too, unless the policy says not to.
-    // SAFETY: as above.
-    let answer = unsafe {
-        libc::sched_setscheduler(
-            0,
-            libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK,
-            &raw const ordinary,
-        )
-    };
-    Errno::result(answer)?;
+    set_policy(libc::SCHED_OTHER, 0)?;
     // SAFETY: takes numbers only. On Linux the niceness is a thread's, and 0 the calling one (setpriority(2)).
     let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
     Errno::result(answer).map(drop)
 }
 
-/// Seizes `tid`, interrupts it, and waits for it to stop, at most until `within` has passed.
+/// Gives the calling thread this policy, and its children the ordinary one. Not by the C library's function, which musl
+/// has only to say that it has none.
+fn set_policy(policy: i32, priority: i32) -> Result<(), Errno> {
+    let policy = policy | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: 0 is the calling thread; the last argument is only read, and sched_param is one int to the kernel. See
+    // sched_setscheduler(2).
+    let answer =
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) };
+    Errno::result(answer).map(drop)
+}
+
+/// Seizes `tid`, interrupts it, and waits for it to stop, at most until `within` has passed. Where the kernel does not
+/// let us seize threads they are attached to: see [`StopWay`].
 ///
 /// For the first part of that, `spin`, it asks again and again rather than sleep: on another CPU a thread stops within
 /// a few microseconds, and being woken takes longer than that (measured on virtual CPUs: a cycle of 53 µs instead of
@@ -153,10 +174,12 @@ fn seize_and_wait(
         // The kernel may wait for one of these to be waited for before it lets us seize another.
         deadline::arm(within);
     }
-    seize(tid)?;
+    let way = begin(tid)?;
     let asked = Instant::now();
-    // It can fail only for a thread that is being killed, which the wait reports.
-    let _killed = ptrace::interrupt(tid);
+    if way == StopWay::Interrupt {
+        // It can fail only for a thread that is being killed, which the wait reports.
+        let _killed = ptrace::interrupt(tid);
+    }
     match wait(tid, asked, within, spin) {
         Ok(Some(kind)) => reported(tid, kind, asked),
         Ok(None) => Err(StopFailure::Late(LateStop::new(tid))),
@@ -170,13 +193,26 @@ fn seize_and_wait(
     }
 }
 
-fn seize(tid: Tid) -> Result<(), StopFailure> {
+/// Begins to trace `tid`. Attached to, it is asked to stop at once.
+fn begin(tid: Tid) -> Result<StopWay, StopFailure> {
     /// How often to try, where another tracer has let the thread go by the time we ask who it was.
     const TRIES: usize = 3;
+    let here = Abilities::here();
+    let way = here.stop_way().ok_or(StopFailure::Denied {
+        tid,
+        errno: here.seize.err().unwrap_or(Errno::EPERM),
+    })?;
+    if way == StopWay::Signal && is_uninterruptible(tid) {
+        return Err(StopFailure::Uninterruptible { tid });
+    }
     let mut tries = 1..=TRIES;
     loop {
-        let Err(errno) = ptrace::seize(tid) else {
-            return Ok(());
+        let answer = match way {
+            StopWay::Interrupt => ptrace::seize(tid),
+            StopWay::Signal => ptrace::attach(tid),
+        };
+        let Err(errno) = answer else {
+            return Ok(way);
         };
         tries.next();
         match refused(tid, errno) {
@@ -184,6 +220,11 @@ fn seize(tid: Tid) -> Result<(), StopFailure> {
             failure => return Err(failure),
         }
     }
+}
+
+/// Whether it could not take a signal now. Should we end before it does, the SIGSTOP would stop its process for good.
+fn is_uninterruptible(tid: Tid) -> bool {
+    stat::read(Pid(tid.0)).is_ok_and(|stat| stat.state == ProcState::DiskSleep)
 }
 
 /// The next report about `tid`, or `None` once `within` has passed since `asked`.
@@ -195,7 +236,7 @@ fn wait(
 ) -> Result<Option<StopKind>, Errno> {
     let spin = spin.min(within);
     while asked.elapsed() < spin {
-        if let Some(kind) = ptrace::wait(tid, libc::WNOHANG)? {
+        if let Some(kind) = by_signal::wait(tid, libc::WNOHANG)? {
             return Ok(Some(kind));
         }
         std::hint::spin_loop();
@@ -208,9 +249,9 @@ fn wait(
 fn wait_until(tid: Tid, end: Instant, timer: bool) -> Result<Option<StopKind>, Errno> {
     loop {
         let answer = if timer {
-            ptrace::wait(tid, 0)
+            by_signal::wait(tid, 0)
         } else {
-            ptrace::wait(tid, libc::WNOHANG)
+            by_signal::wait(tid, libc::WNOHANG)
         };
         match answer {
             Ok(Some(kind)) => return Ok(Some(kind)),
@@ -229,7 +270,7 @@ fn reported(tid: Tid, kind: StopKind, asked: Instant) -> Result<StoppedThread, S
     }
 }
 
-/// Why PTRACE_SEIZE said `errno`. `EPERM` has many meanings (ptrace(2)), one of which is a thread on its way out.
+/// Why PTRACE_SEIZE or PTRACE_ATTACH said `errno`. `EPERM` has many meanings (ptrace(2)), one of which is a thread on its way out.
 fn refused(tid: Tid, errno: Errno) -> StopFailure {
     match errno {
         Errno::ESRCH => StopFailure::Gone { tid },

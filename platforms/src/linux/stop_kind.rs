@@ -5,7 +5,7 @@
 /// Signals stay numbers: nix's `Signal` has no real-time signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopKind {
-    /// PTRACE_INTERRUPT arrived: the stop that samples are taken in.
+    /// PTRACE_INTERRUPT arrived, or the SIGSTOP of PTRACE_ATTACH: the stop that samples are taken in.
     Trap,
     /// A signal is about to be delivered. The thread must be resumed with it, or it never sees it.
     SignalDelivery(i32),

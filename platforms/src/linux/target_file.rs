@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::proc::maps::Mapping;
+use super::rooted_file;
 use crate::Pid;
 
 /// The file behind a mapping, open for reading.
@@ -67,7 +68,7 @@ pub enum TargetFileError {
 
 /// Opens the file behind `mapping` of process `pid`, through the first of these that gives it:
 /// `/proc/PID/map_files` (the very file, even if deleted; needs CAP_CHECKPOINT_RESTORE, or CAP_SYS_ADMIN before Linux
-/// 5.9), its path below `/proc/PID/root`, and `/proc/PID/exe`.
+/// 5.9), its path in the process's root, and `/proc/PID/exe`.
 ///
 /// Nothing but a regular file is ever opened, so it cannot block on a FIFO or make a device do something.
 ///
@@ -80,7 +81,8 @@ pub fn open(pid: Pid, mapping: &Mapping) -> Result<TargetFile, TargetFileError> 
     if let Ok(file) = open_if(link.as_ref(), |_| Some(Identity::Certain)) {
         return Ok(file);
     }
-    let by_path = open_if(&below_root(pid, path), |file| identity(file, mapping));
+    let by_path = rooted_file::find(pid, path).map_err(Refusal::from);
+    let by_path = by_path.and_then(|found| open_found(&found, |file| identity(file, mapping)));
     by_path.or_else(|refusal| {
         let executable = format!("/proc/{pid}/exe");
         open_if(executable.as_ref(), |file| identity(file, mapping))
@@ -93,17 +95,25 @@ pub fn open(pid: Pid, mapping: &Mapping) -> Result<TargetFile, TargetFileError> 
 /// # Errors
 /// What the kernel said; [`io::ErrorKind::InvalidInput`] for a device, a pipe or the like, which is not opened.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    match open_if(path, |_| Some(Identity::Certain)) {
+    regular(open_if(path, |_| Some(Identity::Certain)))
+}
+
+/// Opens the file at `path`, absolute in the mount namespace of process `pid`, for reading if it is a regular one. No
+/// link leads out of the process's root.
+///
+/// # Errors
+/// As for [`open_regular`].
+pub fn open_regular_of(pid: Pid, path: &Path) -> io::Result<File> {
+    let found = rooted_file::find(pid, path)?;
+    regular(open_found(&found, |_| Some(Identity::Certain)))
+}
+
+fn regular(opened: Result<TargetFile, Refusal>) -> io::Result<File> {
+    match opened {
         Ok(opened) => Ok(opened.file),
         Err(Refusal::Failed(error)) => Err(error),
         Err(Refusal::NotRegular | Refusal::Replaced) => Err(io::ErrorKind::InvalidInput.into()),
     }
-}
-
-/// `path`, absolute in the process's mount namespace, as we reach it in ours.
-pub fn below_root(pid: Pid, path: &Path) -> PathBuf {
-    let relative = path.strip_prefix("/").unwrap_or(path);
-    Path::new(&format!("/proc/{pid}/root")).join(relative)
 }
 
 enum Refusal {
@@ -138,6 +148,14 @@ fn open_if(
         .read(true)
         .custom_flags(libc::O_PATH)
         .open(path)?;
+    open_found(&found, identify)
+}
+
+/// Opens what was found, if it is a regular file that `identify` recognizes.
+fn open_found(
+    found: &File,
+    identify: impl FnOnce(&Metadata) -> Option<Identity>,
+) -> Result<TargetFile, Refusal> {
     let metadata = found.metadata()?;
     if !metadata.is_file() {
         return Err(Refusal::NotRegular);

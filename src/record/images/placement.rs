@@ -8,6 +8,10 @@ use sampler_unwind::{Avma, ElfImage, LoadBias, MemoryReader, Segment};
 /// How much of remapped code is compared with the file's, in bytes, at its beginning and at its end.
 const COMPARED_BYTES: u64 = 64;
 
+/// At how many places one file is looked for. A library is in each of the 16 namespaces of dlmopen(3) at most; a process
+/// that maps a file ten thousand times must not cost that many times as many comparisons.
+const PLACES_MAX: usize = 64;
+
 /// The smallest page.
 const PAGE_MASK: u64 = 0xfff;
 
@@ -65,6 +69,7 @@ impl FileMappings<'_> {
             .collect();
         biases.sort_unstable();
         biases.dedup();
+        biases.truncate(PLACES_MAX);
         biases
     }
 
@@ -161,6 +166,28 @@ mod tests {
         assert_eq!(remapped.places(&image, &memory), expected);
         let other_code = SliceMemory::new(Avma(0), &[]);
         assert_eq!(remapped.places(&image, &other_code), []);
+    }
+
+    #[test]
+    fn a_file_that_is_mapped_ever_so_often_is_found_at_some_places() {
+        let (image, mappings) = own();
+        let code = mappings.iter().find(|part| part.executable).unwrap();
+        let copies: Vec<Mapping> = (0..10_000)
+            .map(|number| {
+                let [start, end] = [code.range.start, code.range.end]
+                    .map(|at| Avma(at.0 + number * 0x1_0000_0000));
+                Mapping {
+                    range: start..end,
+                    ..code.clone()
+                }
+            })
+            .collect();
+        let often = FileMappings {
+            parts: copies.iter().collect(),
+            beside: Vec::new(),
+        };
+        let places = often.places(&image, &ProcessMemory::new(own_pid()));
+        assert_eq!(places.len(), PLACES_MAX);
     }
 
     #[test]

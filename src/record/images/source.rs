@@ -22,6 +22,9 @@ const IMAGE_BYTES_MAX: u64 = 64 << 20;
 /// How much is read of an image in memory to see its program headers, in bytes: they follow its first 64 bytes.
 const HEADERS_BYTES_MAX: usize = 16 << 10;
 
+/// No program is larger, in bytes; a file can say that it is, and have nothing in it.
+const FILE_BYTES_MAX: u64 = 16 << 30;
+
 /// Where distributions put separate debug files.
 const DEBUG_DIR: &str = "/usr/lib/debug";
 
@@ -53,7 +56,7 @@ pub(super) fn from_file(pid: Pid, mapping: &Mapping) -> Option<Source> {
         true => Holder::FileAtItsPath,
         false => Holder::FileElsewhere,
     };
-    if !begins_as_elf(&file) {
+    if !is_believable(&file) {
         return None;
     }
     let bytes = ImageBytes::new(Arc::new(MappedFile::map(&file).ok()?));
@@ -86,9 +89,8 @@ fn debug_file(pid: Pid, path: &Path, image: &ElfImage) -> Option<ElfImage> {
     });
     let paths = by_name.into_iter().flatten();
     paths.chain([by_build_id.into()]).find_map(|path| {
-        let in_target = target_file::below_root(pid, &path);
-        let file = target_file::open_regular(&in_target).ok()?;
-        if !begins_as_elf(&file) {
+        let file = target_file::open_regular_of(pid, &path).ok()?;
+        if !is_believable(&file) {
             return None;
         }
         let bytes = ImageBytes::new(Arc::new(MappedFile::map(&file).ok()?));
@@ -109,6 +111,12 @@ fn debug_link(file: &[u8]) -> Option<&Path> {
     Path::new(OsStr::from_bytes(name))
         .file_name()
         .map(Path::new)
+}
+
+/// Whether it may be an ELF file, of a size that one can have.
+fn is_believable(file: &File) -> bool {
+    let length = file.metadata().map_or(u64::MAX, |file| file.len());
+    length <= FILE_BYTES_MAX && begins_as_elf(file)
 }
 
 /// Read, not mapped: a process can have code in a file of huge pages, and to touch one that is not there kills.

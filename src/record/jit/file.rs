@@ -205,9 +205,45 @@ impl Growth {
     }
 }
 
+/// Reads `bytes` as a file of `source` that has `first` of them when it is read first; how many codes it names of those at
+/// `addresses`.
+///
+/// # Panics
+/// When there is no room for a file, or reading it never ends.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_any(bytes: &[u8], first: usize, source: JitSource, addresses: &[u64]) -> usize {
+    use std::io::Write as _;
+    /// Each reads all there is.
+    const TURNS_MAX: usize = 8;
+    let mut wanted = Wanted::default();
+    addresses.iter().for_each(|&address| wanted.add(address));
+    wanted.sort();
+    let mut writing = tempfile::NamedTempFile::new().expect("there is room for files");
+    let reading = writing.reopen().expect("it is there");
+    let mut file = JitFile::new(reading, source).expect("it is there");
+    let mut codes = 0;
+    let (start, end) = bytes.split_at(first.min(bytes.len()));
+    for (piece, is_last) in [(start, false), (end, true)] {
+        writing.write_all(piece).expect("there is room for files");
+        let mut turns = 0;
+        loop {
+            let mut budget = u64::MAX;
+            file.read(&wanted, 0, is_last, &mut budget, &mut |_, _| codes += 1);
+            if file.is_done(&wanted) {
+                break;
+            }
+            turns += 1;
+            assert!(turns < TURNS_MAX, "it is read again and again");
+        }
+    }
+    assert!(codes <= CODES_MAX);
+    codes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::io::Write as _;
 
     fn wanted(addresses: &[u64]) -> Wanted {
@@ -293,6 +329,34 @@ mod tests {
                     .absent_until(offset)
                     .is_none_or(|at_ns| at_ns <= offset / 100)
             );
+        }
+    }
+
+    /// Lines and records, some of which make sense.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        let number = || prop_oneof![0..0x40u64, any::<u64>()];
+        let line = (number(), number())
+            .prop_map(|(start, size)| format!("{start:x} {size:x} f\n").into_bytes());
+        let record = (0..5u32, 0..100u32, prop::collection::vec(number(), 0..12)).prop_map(
+            |(kind, length, numbers)| {
+                let head = [kind.to_le_bytes(), length.to_le_bytes(), [0; 4], [0; 4]].concat();
+                let body = numbers.iter().flat_map(|number| number.to_le_bytes());
+                head.into_iter().chain(body).collect()
+            },
+        );
+        prop_oneof![line, record, prop::collection::vec(any::<u8>(), 0..40)]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_file_holds_it_is_read_to_its_end(
+            pieces in prop::collection::vec(piece(), 0..12), first in 0..600usize,
+        ) {
+            let header = [b"DTiJ\x01\0\0\0\x28\0\0\0".as_slice(), &[0; 28]].concat();
+            let bytes = [vec![header], pieces].concat().concat();
+            for source in [JitSource::PerfMap, JitSource::JitDump] {
+                read_any(&bytes, first, source, &[0, 0x10, 0x1000]);
+            }
         }
     }
 }

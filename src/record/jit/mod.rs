@@ -6,6 +6,8 @@
 //! them is bounded.
 
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod jitdump;
 mod perf_map;
 mod wanted;
@@ -40,6 +42,8 @@ pub(super) struct JitBudget {
     bytes: u64,
     codes: usize,
     text_bytes: usize,
+    /// For how many codes there was no room.
+    left_out: u64,
 }
 
 impl Default for JitBudget {
@@ -48,6 +52,7 @@ impl Default for JitBudget {
             bytes: 0,
             codes: CODES_MAX,
             text_bytes: TEXT_BYTES_MAX,
+            left_out: 0,
         }
     }
 }
@@ -71,8 +76,15 @@ impl JitBudget {
         if fits {
             self.codes -= 1;
             self.text_bytes -= text_bytes;
+        } else {
+            self.left_out += 1;
         }
         fits
+    }
+
+    /// How many codes were not kept because there was no room for them.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
     }
 }
 
@@ -159,6 +171,28 @@ impl JitNames {
     }
 }
 
+/// The files with names of code compiled at run time that a process has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeenJitFiles {
+    /// `/tmp/perf-PID.map` is there, and its own.
+    pub has_perf_map: bool,
+    /// How many jitdumps it has mapped.
+    pub jitdumps: usize,
+}
+
+impl SeenJitFiles {
+    /// Looks for those of process `pid`.
+    pub(super) fn of(pid: Pid, mappings: &[Mapping]) -> Self {
+        let jitdumps = mappings.iter().filter(|mapping| is_jitdump(mapping));
+        Self {
+            has_perf_map: open_perf_map(pid).is_some(),
+            jitdumps: jitdumps
+                .filter_map(|mapping| open_jitdump(pid, mapping))
+                .count(),
+        }
+    }
+}
+
 /// `/tmp/perf-PID.map`, by the number that the process has for itself (tools/perf/Documentation/jit-interface.txt).
 fn open_perf_map(living: Pid) -> Option<JitFile> {
     let status = status::read(living).ok()?;
@@ -175,7 +209,7 @@ fn open_perf_map(living: Pid) -> Option<JitFile> {
 
 /// A process that writes a jitdump maps its first page as code, so that it is noticed
 /// (tools/perf/Documentation/jitdump-specification.txt).
-fn is_jitdump(mapping: &Mapping) -> bool {
+pub(super) fn is_jitdump(mapping: &Mapping) -> bool {
     let name = mapping.path().and_then(Path::file_name);
     let is_named = |name: &str| name.starts_with("jit-") && name.ends_with(".dump");
     mapping.executable && name.is_some_and(|name| is_named(&name.to_string_lossy()))

@@ -2,7 +2,7 @@
 
 use sampler_platforms::linux::clock;
 
-use super::super::thread::rounded_ns;
+use super::super::thread::{Thread, rounded_ns};
 use super::Recorder;
 use crate::profile::{
     End, FrameKey, Missed, Observation, SampleSink, ThreadId, ThreadState, Weights,
@@ -35,10 +35,10 @@ impl<S: SampleSink> Recorder<'_, S> {
         }
         let summary = self.summary();
         if self.sink.flush(&summary)? {
-            self.processes
-                .iter_mut()
-                .flat_map(|process| &mut process.threads)
-                .for_each(|thread| thread.forget_stack());
+            for process in &mut self.processes {
+                process.threads.iter_mut().for_each(Thread::forget_stack);
+                process.end_rests();
+            }
         }
         Ok(())
     }
@@ -48,17 +48,17 @@ impl<S: SampleSink> Recorder<'_, S> {
     pub(super) fn close_accounts(&mut self, index: usize) -> Result<(), S::Error> {
         let no_stack = self.sink.stack(&[FrameKey::NoStack], End::Partial)?;
         for at in 0..self.processes[index].threads.len() {
-            let thread = &mut self.processes[index].threads[at];
+            let process = &mut self.processes[index];
+            let (thread, turn) = (&mut process.threads[at], &mut process.turns[at]);
             let now_ns = clock::monotonic_ns();
             let sched = thread.files.sched_stat().ok();
             // One that was left alone until now is asked a last time.
-            if thread.rest.is_unproven() {
-                let proof = sched.and_then(|sched| thread.holds_still(now_ns, sched, 1));
+            let rest = &mut turn.rest;
+            if rest.is_unproven() {
+                let proof = sched.and_then(|sched| thread.holds_still(rest, now_ns, sched, 1));
                 match proof {
                     Some((end, ticks)) => self.costs.reused(end, ticks),
-                    None => self
-                        .costs
-                        .missed(Missed::LeftAlone, thread.rest.in_vain().into()),
+                    None => self.costs.missed(Missed::LeftAlone, rest.in_vain().into()),
                 }
             }
             let held = thread.take_held();

@@ -29,6 +29,7 @@ impl<S: SampleSink> Recorder<'_, S> {
             false => why_left_out(found.pid),
         };
         if let Some(reason) = left_out {
+            tracing::info!(pid = found.pid.0, ?reason, "a process is left out");
             self.costs.left_out(reason);
             return Ok(());
         }
@@ -38,13 +39,20 @@ impl<S: SampleSink> Recorder<'_, S> {
             stack_bytes_max: self.settings.stack_bytes_max,
             max_overhead: self.settings.max_overhead,
             languages: self.settings.languages,
+            may_stop: self.settings.may_stop,
         };
         let mut process = TargetProcess::new(pid, kin, found.baseline, settings, self.sink)?;
+        self.costs.fallbacks.extend(process.fallbacks());
         process.find_threads(now_ns, found.baseline, self.sink)?;
         process.refresh_mappings(&mut self.images, self.sink)?;
         if found.baseline == Baseline::Now {
             process.begin_now();
         }
+        tracing::info!(
+            pid = pid.0,
+            threads = process.threads.len(),
+            "a process is taken in"
+        );
         self.processes.push(process);
         Ok(())
     }

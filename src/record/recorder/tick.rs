@@ -7,6 +7,7 @@ use sampler_platforms::linux::proc::task::ThreadReadError;
 use super::super::look::{Seen, Unseen, is_late};
 use super::super::overhead::Slice;
 use super::super::process::Baseline;
+use super::super::settle::settle;
 use super::Recorder;
 use crate::profile::{End, FrameKey, Missed, SampleSink};
 
@@ -91,13 +92,17 @@ impl<S: SampleSink> Recorder<'_, S> {
             if at >= self.processes[index].threads.len() {
                 at = 0;
             }
+            let turn = &mut self.processes[index].turns[at];
             // One that has taken the place of another that has ended may have had its turn.
-            let thread = &mut self.processes[index].threads[at];
-            if std::mem::replace(&mut thread.ticked, self.tick_number) == self.tick_number {
+            if !turn.comes(self.tick_number) {
                 at += 1;
                 continue;
             }
             left -= 1;
+            if turn.rest.goes_on(self.tick_ns) {
+                at += 1;
+                continue;
+            }
             if self.tick_thread(index, at)? {
                 if self.slice.is_used() {
                     self.unsure_cpu_ns += clock::monotonic_ns() - clock_ns;
@@ -114,12 +119,8 @@ impl<S: SampleSink> Recorder<'_, S> {
     /// Looks at one thread; `false` if it has ended.
     pub(super) fn tick_thread(&mut self, index: usize, at: usize) -> Result<bool, S::Error> {
         let process = &mut self.processes[index];
-        let (view, interpreters, threads) = process.split();
-        let count = threads.len();
-        let thread = &mut threads[at];
-        if thread.rest.goes_on(self.tick_ns) {
-            return Ok(true);
-        }
+        let count = process.threads.len();
+        let (thread, rest) = (&mut process.threads[at], &mut process.turns[at].rest);
         let sched = match thread.files.sched_stat() {
             Ok(sched) => sched,
             Err(ThreadReadError::Gone) => return Ok(false),
@@ -132,19 +133,19 @@ impl<S: SampleSink> Recorder<'_, S> {
             self.pass_over(index, at, sched, Missed::NotScheduled);
             return Ok(true);
         }
-        if let Some((end, ticks)) = thread.holds_still(self.tick_ns, sched, count) {
+        if let Some((end, ticks)) = thread.holds_still(rest, self.tick_ns, sched, count) {
             self.costs.reused(end, ticks);
             return Ok(true);
         }
-        let left_alone = thread.rest.in_vain();
-        self.costs.missed(Missed::LeftAlone, left_alone.into());
+        self.costs.missed(Missed::LeftAlone, rest.in_vain().into());
         // Whatever it does now: looked at only when it sleeps, it would seem to sleep more than it does.
         if !thread.pauses.allow(self.tick_ns) {
             self.pass_over(index, at, sched, Missed::Budget);
             return Ok(true);
         }
         self.slice.used();
-        let costs = &mut self.costs;
+        let (view, interpreters, threads) = process.split();
+        let (thread, costs) = (&mut threads[at], &mut self.costs);
         match self.looker.look(view, interpreters, thread, sched, costs) {
             Ok(seen) if seen.was_waiting_for_cpu => {
                 self.pass_over(index, at, seen.sched, Missed::NotScheduled);
@@ -195,16 +196,19 @@ impl<S: SampleSink> Recorder<'_, S> {
 
     pub(super) fn observe(&mut self, index: usize, at: usize, seen: Seen) -> Result<(), S::Error> {
         let process = &mut self.processes[index];
-        process.check(self.looker.stack());
-        let now_ns = clock::monotonic_ns();
-        if process.refresh_stale_mappings(now_ns, &mut self.images, self.sink)? {
+        let are_others = match seen.has_stack() {
+            true => settle(&mut self.looker, process, at, &mut self.images, self.sink)?,
+            false => {
+                let now_ns = clock::monotonic_ns();
+                process.refresh_stale_mappings(now_ns, &mut self.images, self.sink)?
+            }
+        };
+        if are_others {
             // Perhaps all of them are others: it has executed another program.
             process.refresh_names(self.sink)?;
             process.refresh_description(self.sink)?;
-            let (view, interpreters, threads) = process.split();
-            let thread = &mut threads[at];
-            self.looker.walk_again(view, interpreters, thread);
         }
+        let now_ns = clock::monotonic_ns();
         let looked = self.looker.looked();
         self.costs.walked(looked);
         let kernel = self.waits.key(process, &seen, self.sink)?.or(seen.kernel);
@@ -224,9 +228,10 @@ impl<S: SampleSink> Recorder<'_, S> {
 
     /// A thread has ended. What it used since its last observation is found in its process's clock.
     pub(super) fn drop_thread(&mut self, index: usize, at: usize) -> Result<(), S::Error> {
-        let mut thread = self.processes[index].threads.swap_remove(at);
-        self.processes[index].threads_ended = true;
-        let left_alone = thread.rest.in_vain();
+        let process = &mut self.processes[index];
+        process.threads_ended = true;
+        let left_alone = process.turns.swap_remove(at).rest.in_vain();
+        let mut thread = process.threads.swap_remove(at);
         self.costs.missed(Missed::LeftAlone, left_alone.into());
         match thread.take_held() {
             Some(held) => self.emit(index, held),

@@ -160,6 +160,8 @@ pub(in super::super) enum Frame {
         kind: u8,
     },
     HoldsLock,
+    NotStopped,
+    Asleep,
     /// Asleep, and it is known for what. From version 2 on.
     BlockedOn {
         wait: u32,
@@ -278,6 +280,8 @@ impl From<FrameKey> for Frame {
             FrameKey::Ended => Frame::Ended,
             FrameKey::NoStack => Frame::NoStack,
             FrameKey::HoldsLock => Frame::HoldsLock,
+            FrameKey::NotStopped => Frame::NotStopped,
+            FrameKey::Asleep => Frame::Asleep,
             FrameKey::UnseenCpu => Frame::UnseenCpu,
             FrameKey::ChildrenEnded => Frame::ChildrenEnded,
         }
@@ -327,6 +331,8 @@ impl Frame {
             Frame::Ended => FrameKey::Ended,
             Frame::NoStack => FrameKey::NoStack,
             Frame::HoldsLock => FrameKey::HoldsLock,
+            Frame::NotStopped => FrameKey::NotStopped,
+            Frame::Asleep => FrameKey::Asleep,
             Frame::UnseenCpu => FrameKey::UnseenCpu,
             Frame::ChildrenEnded => FrameKey::ChildrenEnded,
         })

@@ -5,7 +5,7 @@
 
 use postcard::{take_from_bytes, to_io};
 
-use crate::profile::{FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
+use crate::profile::{Fallback, FramesLost, LeftOut, Missed, Overhead, PauseNs, Summary};
 
 /// The first key of the counts in [`Summary::missed`].
 const MISSED_KEY: u8 = 128;
@@ -49,6 +49,16 @@ const FRAMES_LOST: [FramesLost; 7] = [
     FramesLost::Unmatched,
     FramesLost::Unsupported,
 ];
+
+/// The key of [`Summary::fallbacks`].
+const FALLBACKS_KEY: u8 = 96;
+
+/// What each bit of them stands for, from the lowest on: the places of [`Fallback::ALL`], of which none ever moves.
+fn fallback_bits() -> impl Iterator<Item = (Fallback, u64)> {
+    Fallback::ALL.into_iter().zip((0..64).map(|bit| 1 << bit))
+}
+/// The key of [`Summary::jit_left_out`].
+const JIT_LEFT_OUT_KEY: u8 = 224;
 
 /// Values by key.
 type Values = [u64; 256];
@@ -107,6 +117,7 @@ fn values(summary: &Summary) -> Values {
         missed,
         processes,
         left_out,
+        jit_left_out,
         cpu_ns,
         wall_ns,
         target_stopped_ns,
@@ -118,6 +129,7 @@ fn values(summary: &Summary) -> Values {
         complete_ratio,
         repaired_syscalls,
         overhead,
+        fallbacks,
     } = summary;
     let mut values = [0; 256];
     let fixed = [
@@ -149,6 +161,9 @@ fn values(summary: &Summary) -> Values {
         *interpreted,
     ];
     values[..fixed.len()].copy_from_slice(&fixed);
+    let bits = fallback_bits().filter(|(fallback, _)| fallbacks.contains(fallback));
+    values[usize::from(FALLBACKS_KEY)] = bits.map(|(_, bit)| bit).sum();
+    values[usize::from(JIT_LEFT_OUT_KEY)] = *jit_left_out;
     for (&reason, &count) in missed {
         values[usize::from(missed_key(reason))] = count;
     }
@@ -190,6 +205,7 @@ fn summary(values: &Values) -> Summary {
         missed,
         processes: values[23],
         left_out,
+        jit_left_out: values[usize::from(JIT_LEFT_OUT_KEY)],
         cpu_ns: values[7],
         wall_ns: values[8],
         target_stopped_ns: values[9],
@@ -210,6 +226,10 @@ fn summary(values: &Values) -> Summary {
             thread_stopped: f64::from_bits(values[21]),
             sampler_cpu: f64::from_bits(values[22]),
         },
+        fallbacks: fallback_bits()
+            .filter(|(_, bit)| values[usize::from(FALLBACKS_KEY)] & bit != 0)
+            .map(|(fallback, _)| fallback)
+            .collect(),
     }
 }
 
@@ -264,10 +284,12 @@ mod tests {
             .chain(128..137)
             .chain(160..166)
             .chain(192..199)
+            .chain([224])
             .zip(1000..)
         {
             from[key] = value;
         }
+        from[usize::from(FALLBACKS_KEY)] = 0b1000_0101;
         assert_eq!(values(&summary(&from)), from);
     }
 

@@ -16,7 +16,7 @@ use crate::symbols::functions::{CodeFunctions, SourceLine};
 use crate::symbols::{NameSource, NameTable};
 
 /// Units of a file that are looked at to learn whether it is split.
-const UNITS_MAX: usize = 1 << 20;
+pub(super) const UNITS_MAX: usize = 1 << 20;
 
 /// Reads sections that an arena holds.
 pub(super) type Reader<'arena> = EndianSlice<'arena, LittleEndian>;

@@ -8,6 +8,8 @@ mod split;
 mod supplementary;
 mod whole;
 
+pub(super) use split::{Part, each_part};
+
 use std::thread;
 
 use super::contain::{Panicked, contain};

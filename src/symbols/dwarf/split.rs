@@ -2,22 +2,106 @@
 //! (`gcc -gsplit-dwarf`; DWARF 5, section 7.3.2, and the GNU form of it before).
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use addr2line::SplitDwarfLoad;
-use addr2line::gimli::{self, Dwarf, DwarfFileType, DwarfPackage, DwoId, Reader as _, UnitRef};
+use addr2line::gimli::{self, Dwarf, DwarfFileType, DwarfPackage, DwoId, UnitRef};
 use rustc_hash::FxHashMap;
 use sampler_unwind::ImageBytes;
 use typed_arena::Arena;
 
 use super::DwarfFiles;
-use super::linked::{Reader, section};
+use super::linked::{Reader, UNITS_MAX, section};
 use crate::symbols::NameTable;
+use crate::symbols::contain::contain;
 use crate::symbols::files::ElfOnDisk;
 
 /// How many `.dwo` files are opened for one module.
 const DWO_MAX: usize = 1 << 14;
+
+/// A file into which the compiler, or who packs what it left there, put DWARF of a module.
+#[derive(Debug)]
+pub(in crate::symbols) enum Part<'a> {
+    /// The `.dwp` beside the module's file, or beside its debug file.
+    Package(&'a ElfOnDisk),
+    /// A `.dwo`, and where it is looked for first: an absolute path, or one beside the module's file.
+    Unit(&'a ElfOnDisk, &'a Path),
+}
+
+/// Gives `each` all files that hold DWARF of `files`. Says what is missing.
+///
+/// # Errors
+/// When `each` fails.
+pub(in crate::symbols) fn each_part(
+    files: DwarfFiles<'_>,
+    each: &mut dyn FnMut(Part<'_>) -> io::Result<()>,
+) -> io::Result<Option<String>> {
+    for file in files.beside() {
+        if let Ok(package) = ElfOnDisk::open(&file.path_with(".dwp"), file.found) {
+            each(Part::Package(&package))?;
+        }
+    }
+    // Damage ends the list; a report says more about it.
+    contain(|| each_unit(files, each)).unwrap_or(Ok(None))
+}
+
+fn each_unit(
+    files: DwarfFiles<'_>,
+    each: &mut dyn FnMut(Part<'_>) -> io::Result<()>,
+) -> io::Result<Option<String>> {
+    let arena = Arena::new();
+    let Some(image) = files.file.image() else {
+        return Ok(None);
+    };
+    let load = |id: gimli::SectionId| Ok::<_, gimli::Error>(section(&arena, image, id.name()));
+    let Ok(dwarf) = Dwarf::load(load) else {
+        return Ok(None);
+    };
+    let dwarf = Arc::new(dwarf);
+    let mut split = SplitFiles::new(files, &arena);
+    let mut units = dwarf.units();
+    for _ in 0..UNITS_MAX {
+        let Ok(Some(header)) = units.next() else {
+            break;
+        };
+        let unit = dwarf.unit(header).ok();
+        let Some(wanted) = unit.and_then(|unit| left_out(&dwarf, &unit)) else {
+            continue;
+        };
+        if split.packed(&wanted).is_some() {
+            continue;
+        }
+        let candidates = split.candidates(&wanted);
+        let is_right = |file: &ElfOnDisk| dwo(file, &Arena::new(), wanted.dwo_id).is_some();
+        let mut found = candidates.iter().filter_map(|path| split.open(path));
+        match found.find(is_right) {
+            Some(file) => {
+                let name = path_of(&wanted.path).unwrap_or_default();
+                let written = written(&wanted).unwrap_or(name);
+                each(Part::Unit(&file, &written))?;
+            }
+            None => split.miss(candidates),
+        }
+    }
+    Ok(split.note())
+}
+
+/// What `unit` says about DWARF of it that is elsewhere.
+fn left_out<'arena>(
+    dwarf: &Arc<Dwarf<Reader<'arena>>>,
+    unit: &gimli::Unit<Reader<'arena>>,
+) -> Option<SplitDwarfLoad<Reader<'arena>>> {
+    let name = unit.dwo_name().ok()??;
+    Some(SplitDwarfLoad {
+        dwo_id: unit.dwo_id?,
+        comp_dir: unit.comp_dir,
+        path: Some(dwarf.attr_string(unit, name).ok()?),
+        parent: Arc::clone(dwarf),
+    })
+}
 
 /// Finds and loads the files of one module.
 pub(super) struct SplitFiles<'a, 'arena> {
@@ -50,13 +134,7 @@ impl<'a, 'arena> SplitFiles<'a, 'arena> {
         &mut self,
         wanted: &SplitDwarfLoad<Reader<'arena>>,
     ) -> Option<Dwarf<Reader<'arena>>> {
-        let packed = self.package.as_ref().and_then(|package| {
-            package
-                .find_cu(wanted.dwo_id, &wanted.parent)
-                .ok()
-                .flatten()
-        });
-        if let Some(packed) = packed {
+        if let Some(packed) = self.packed(wanted) {
             self.found.insert(wanted.dwo_id, NameTable::Dwp);
             return Some(packed);
         }
@@ -68,15 +146,25 @@ impl<'a, 'arena> SplitFiles<'a, 'arena> {
             Some(_) => {
                 self.found.insert(wanted.dwo_id, NameTable::Dwo);
             }
-            None => {
-                self.missing += 1;
-                self.first_missing = self
-                    .first_missing
-                    .take()
-                    .or_else(|| candidates.into_iter().next());
-            }
+            None => self.miss(candidates),
         }
         loaded
+    }
+
+    /// The DWARF of the unit that `wanted` describes, if it is in the package.
+    fn packed(&self, wanted: &SplitDwarfLoad<Reader<'arena>>) -> Option<Dwarf<Reader<'arena>>> {
+        let package = self.package.as_ref()?;
+        package
+            .find_cu(wanted.dwo_id, &wanted.parent)
+            .ok()
+            .flatten()
+    }
+
+    /// None of `candidates` was it.
+    fn miss(&mut self, candidates: Vec<PathBuf>) {
+        self.missing += 1;
+        let first = candidates.into_iter().next();
+        self.first_missing = self.first_missing.take().or(first);
     }
 
     /// Where the functions of `unit` were found, if not in the program itself.
@@ -99,15 +187,10 @@ impl<'a, 'arena> SplitFiles<'a, 'arena> {
 
     /// Where the `.dwo` may be: where the compiler wrote it, else beside the program.
     fn candidates(&self, wanted: &SplitDwarfLoad<Reader<'arena>>) -> Vec<PathBuf> {
-        let path = |part: &Option<Reader<'arena>>| -> Option<PathBuf> {
-            let bytes = part.as_ref()?.to_slice().ok()?.into_owned();
-            Some(PathBuf::from(OsStr::from_bytes(&bytes)))
-        };
-        let Some(name) = path(&wanted.path) else {
+        let Some(name) = path_of(&wanted.path) else {
             return Vec::new();
         };
-        let written = path(&wanted.comp_dir).unwrap_or_default().join(&name);
-        let written = written.is_absolute().then_some(written);
+        let written = written(wanted);
         let in_sysroot = written
             .as_deref()
             .and_then(|written| self.files.paths.in_sysroot(written));
@@ -132,25 +215,48 @@ impl<'a, 'arena> SplitFiles<'a, 'arena> {
         path: &Path,
         wanted: &SplitDwarfLoad<Reader<'arena>>,
     ) -> Option<Dwarf<Reader<'arena>>> {
+        let file = self.open(path)?;
+        let mut dwarf = dwo(&file, self.arena, wanted.dwo_id)?;
+        dwarf.make_dwo(&wanted.parent);
+        Some(dwarf)
+    }
+
+    /// The file at `path`, unless too many were opened.
+    fn open(&mut self, path: &Path) -> Option<ElfOnDisk> {
         if self.opened >= DWO_MAX {
             return None;
         }
         let file = ElfOnDisk::open(path, self.files.file.found).ok()?;
         self.opened += 1;
-        let image = file.image()?;
-        let mut dwarf = Dwarf::load(|id| {
-            let name = id.dwo_name().unwrap_or_default();
-            Ok::<_, gimli::Error>(section(self.arena, image, name))
-        })
-        .ok()?;
-        let header = dwarf.units().next().ok()??;
-        let unit = dwarf.unit(header).ok()?;
-        if unit.dwo_id != Some(wanted.dwo_id) {
-            return None;
-        }
-        dwarf.make_dwo(&wanted.parent);
-        Some(dwarf)
+        Some(file)
     }
+}
+
+/// The DWARF in a `.dwo`, if it is of the unit with the number `id`.
+fn dwo<'arena>(
+    file: &ElfOnDisk,
+    arena: &'arena Arena<ImageBytes>,
+    id: DwoId,
+) -> Option<Dwarf<Reader<'arena>>> {
+    let image = file.image()?;
+    let dwarf = Dwarf::load(|id| {
+        let name = id.dwo_name().unwrap_or_default();
+        Ok::<_, gimli::Error>(section(arena, image, name))
+    })
+    .ok()?;
+    let header = dwarf.units().next().ok()??;
+    let unit = dwarf.unit(header).ok()?;
+    (unit.dwo_id == Some(id)).then_some(dwarf)
+}
+
+fn path_of(part: &Option<Reader<'_>>) -> Option<PathBuf> {
+    Some(PathBuf::from(OsStr::from_bytes(part.as_ref()?.slice())))
+}
+
+/// Where the compiler wrote the `.dwo`, if that is said in full.
+fn written(wanted: &SplitDwarfLoad<Reader<'_>>) -> Option<PathBuf> {
+    let folder = path_of(&wanted.comp_dir).unwrap_or_default();
+    Some(folder.join(path_of(&wanted.path)?)).filter(|path| path.is_absolute())
 }
 
 impl<'a> DwarfFiles<'a> {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::symbols::mini_debug_info;
 
 #[test]
 fn what_is_no_elf_file_is_said() {
@@ -93,5 +94,33 @@ fn damaged_files_give_fewer_names_and_never_a_panic() {
         let image = ModuleInfo { image: Some(bytes), ..file.clone() };
         let symbols = FileSymbolizer::default().symbolize(&image, &addresses);
         prop_assert_eq!(symbols.len(), addresses.len());
+    });
+}
+
+/// Without checksums, what is damaged is unpacked all the same.
+#[test]
+fn damaged_mini_debug_info_ends_in_a_result() {
+    let workshop = Workshop::new();
+    let path = workshop.inlined();
+    let packed = Command::new("xz")
+        .args(["--check=none", "--stdout"])
+        .arg(&path)
+        .output();
+    let packed = packed.expect("xz can be run, see tests/run").stdout;
+    assert!(mini_debug_info::unpack(&packed).is_ok_and(|whole| Elf::parse(&whole).is_ok()));
+    let length = packed.len();
+    let changes = proptest::collection::vec((0..length, any::<u8>()), 0..6);
+    let cut = prop_oneof![3 => Just(length), 1 => 0..length];
+    proptest!(|(changes in changes, cut in cut)| {
+        let mut bytes = packed.clone();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut);
+        if let Ok(unpacked) = mini_debug_info::unpack(&bytes) {
+            let image = ModuleInfo { path: "[vdso]".to_owned(), build_id: None, image: Some(unpacked) };
+            let symbols = FileSymbolizer::default().symbolize(&image, &[0x1000, u64::MAX]);
+            prop_assert_eq!(symbols.len(), 2);
+        }
     });
 }

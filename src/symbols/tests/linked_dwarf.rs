@@ -157,6 +157,75 @@ fn split_dwarf_is_read_where_the_compiler_left_it_and_beside_the_program() {
 }
 
 #[test]
+fn a_pack_has_what_the_compiler_left_elsewhere() {
+    for (dwarf, is_packaged) in [
+        (VERSIONS[0], true),
+        (VERSIONS[0], false),
+        (VERSIONS[1], false),
+    ] {
+        let workshop = Workshop::new();
+        let path = build_split(&workshop, dwarf);
+        if is_packaged {
+            package(&workshop, &path);
+        }
+        let outer = symbol(&path, "outer");
+        let module = module(&path);
+        let pack = workshop.path("app.pack");
+        let out = fs::File::create(&pack).expect("it can be written");
+        let mut symbolizer = workshop.symbolizer();
+        let summary = symbolizer
+            .pack(std::slice::from_ref(&module), out)
+            .expect("it can be written");
+        assert_eq!((summary.modules, summary.debug_files), (1, 1));
+        assert!(summary.notes.is_empty(), "{:?}", summary.notes);
+        for name in ["libinlined.so", "libinlined.so.dwo", "libinlined.so.dwp"] {
+            let _absent = fs::remove_file(workshop.path(name));
+        }
+        let pack = SymbolPack::open(&pack).expect("it is a pack");
+        let mut symbolizer = workshop.symbolizer().with_pack(pack);
+        let symbols = in_inner(&mut symbolizer, &module, outer);
+        assert_inlined_with_lines(&symbols);
+        assert!(symbolizer.notes().is_empty(), "{:?}", symbolizer.notes());
+    }
+}
+
+#[test]
+fn a_pack_says_which_files_of_the_compiler_are_missing() {
+    let workshop = Workshop::new();
+    let path = build_split(&workshop, VERSIONS[1]);
+    fs::remove_file(workshop.path("libinlined.so.dwo")).expect("it is there");
+    let summary = workshop
+        .symbolizer()
+        .pack(&[module(&path)], std::io::sink());
+    let notes = summary.expect("a sink takes all").notes;
+    assert!(
+        notes[0].contains("1 units whose .dwo files are not there"),
+        "{notes:?}"
+    );
+}
+
+/// What was asked for while a file was missing is asked for again: such answers are kept nowhere.
+#[test]
+fn a_dwo_that_comes_back_is_read_although_there_is_a_cache() {
+    let workshop = Workshop::new();
+    let path = build_split(&workshop, VERSIONS[1]);
+    let outer = symbol(&path, "outer");
+    let [dwo, elsewhere] = ["libinlined.so.dwo", "elsewhere"].map(|name| workshop.path(name));
+    let cache = SymbolCache::new(workshop.path("cache"));
+    let ask = || {
+        let mut symbolizer = workshop.symbolizer().with_cache(Some(cache.clone()));
+        in_inner(&mut symbolizer, &module(&path), outer)
+    };
+    fs::rename(&dwo, &elsewhere).expect("it can be moved");
+    assert_eq!(functions(&ask()), ["outer"]);
+    fs::rename(&elsewhere, &dwo).expect("it can be moved");
+    assert_inlined_with_lines(&ask());
+    // By now it is known, and true of this program for ever.
+    fs::remove_file(&dwo).expect("it is there");
+    assert_inlined_with_lines(&ask());
+}
+
+#[test]
 fn a_missing_or_foreign_dwo_leaves_the_lines_and_is_said() {
     for dwarf in VERSIONS {
         let workshop = Workshop::new();
@@ -186,16 +255,21 @@ fn a_missing_or_foreign_dwo_leaves_the_lines_and_is_said() {
     }
 }
 
+/// Puts the `.dwo` of the library into a package.
+fn package(workshop: &Workshop, path: &Path) {
+    let package = workshop.path("libinlined.so.dwp");
+    run(Command::new(need("dwp"))
+        .arg("-e")
+        .args([path, Path::new("-o"), &package]));
+    fs::remove_file(workshop.path("libinlined.so.dwo")).expect("it is there");
+}
+
 #[test]
 fn a_package_of_split_dwarf_is_read() {
     let workshop = Workshop::new();
     let path = build_split(&workshop, VERSIONS[0]);
     let outer = symbol(&path, "outer");
-    let package = workshop.path("libinlined.so.dwp");
-    run(Command::new(need("dwp"))
-        .arg("-e")
-        .args([&path, Path::new("-o"), &package]));
-    fs::remove_file(workshop.path("libinlined.so.dwo")).expect("it is there");
+    package(&workshop, &path);
     assert_split(&workshop, &path, outer, NameTable::Dwp);
     // It has the program's name, also when the rest of the DWARF is in a debug file.
     workshop.split(&path, &workshop.path(".debug/libinlined.so.debug"));

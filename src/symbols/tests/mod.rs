@@ -17,7 +17,9 @@ use object::read::elf::Sym;
 use sampler_unwind::BuildId;
 
 use super::elf::{Elf, symbol_name};
-use super::{FileSymbolizer, NameFile, NameTable, Symbol, SymbolPaths, Symbolize};
+use super::{
+    FileSymbolizer, NameFile, NameTable, Symbol, SymbolCache, SymbolPack, SymbolPaths, Symbolize,
+};
 use crate::profile::ModuleInfo;
 
 /// `outer` holds `middle`, which holds `inner`; the lines of the calls are 4 and 9. `hidden` is called from nowhere

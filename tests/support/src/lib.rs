@@ -5,20 +5,26 @@
 //! `ready`, a file is waited for through inotify, and whatever hangs is killed by a watchdog and fails its test.
 
 mod bare_cycle;
+mod browser;
 mod dump;
 mod fixture;
+mod luajit;
 mod need;
 mod report;
+mod runtimes;
 mod sampler;
 mod target;
 mod watchdog;
 
 pub use bare_cycle::{STACK_BYTES, bare_cycle};
+pub use browser::Browser;
 pub use dump::{Dump, DumpFrame, Group};
 pub use fixture::{RECIPES, Recipe, Tool, fixture, fixtures_dir, repository};
+pub use luajit::{LuaJit, need_lupa, never_were};
 pub use need::{PACKAGES, installed, need, need_root};
 pub use nix::sys::signal::Signal;
 pub use report::{Frame, Overhead, PauseNs, Process, Report, Stack, Summary, Thread, Weights};
+pub use runtimes::{EMBEDS_LUA, lua_built, lua_sources, more_runtimes};
 pub use sampler::{Done, Running, Sampler};
 pub use target::{Ended, Target, number_after};
 pub use watchdog::{LIMIT, Watchdog};

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 /// The programs the tests use and the Debian package that brings each. `tests/run` installs the same ones
 /// (`tests/tidy.rs` checks that).
 pub const PACKAGES: &[(&str, &str)] = &[
+    ("bash", "bash"),
     ("callgrind_annotate", "valgrind"),
+    ("chromium", "chromium"),
     ("dwp", "binutils"),
     ("dwz", "dwz"),
     ("g++", "g++"),

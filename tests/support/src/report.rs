@@ -47,6 +47,7 @@ pub struct Summary {
     pub rate_hz_achieved: f64,
     pub complete_ratio: f64,
     pub overhead: Overhead,
+    pub fallbacks: Vec<String>,
 }
 
 /// What was promised, and the most of any second.
@@ -138,6 +139,7 @@ pub struct Frame {
     pub module: Option<String>,
     pub file: Option<String>,
     pub line: Option<u32>,
+    pub line_precision: Option<String>,
     pub inlined: bool,
     pub kind: String,
     pub language: Option<String>,

@@ -85,6 +85,7 @@ impl Sampler {
             .current_dir(self.folder())
             // Not the user's own, and none that another test has filled.
             .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("XDG_CONFIG_HOME", self.path("config"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

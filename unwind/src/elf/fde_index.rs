@@ -195,6 +195,6 @@ mod tests {
             offsets.map(start_of).collect::<Vec<_>>()
         };
         assert_eq!(starts(0x2004), [0x2000, 0x1000]);
-        assert_eq!(starts(0xfff), []);
+        assert!(starts(0xfff).is_empty());
     }
 }

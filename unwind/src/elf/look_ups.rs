@@ -15,6 +15,11 @@ use crate::native;
 /// Symbols looked at in one table. That of a browser has a million.
 const SYMBOLS_MAX: usize = 1 << 23;
 
+/// How many segments with data are looked through, and how much of each, in bytes. Those of a browser have some 100 MB;
+/// a file can say that it has more than there is, which costs time to read all the same.
+const DATA_SEGMENTS_MAX: usize = 64;
+const DATA_BYTES_MAX: usize = 512 << 20;
+
 /// A symbol with an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageSymbol {
@@ -24,9 +29,37 @@ pub struct ImageSymbol {
     pub bytes: u64,
 }
 
+/// Which tables say how to unwind an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnwindTables {
+    /// `.eh_frame`, which most compilers write for all code.
+    pub eh_frame: bool,
+    /// `.debug_frame`, which comes with debug information.
+    pub debug_frame: bool,
+    /// Go's table of functions.
+    pub go: bool,
+}
+
 impl ElfImage {
-    /// The symbols of these names, defined here: from the dynamic symbol table, which stripping leaves, or else from the
-    /// full one. All tables are read once for all names.
+    /// Which tables say how to unwind it, those of its debug file included.
+    pub fn unwind_tables(&self) -> UnwindTables {
+        let sections = self.unwind_sections();
+        let has_entries = |section: &super::UnwindSection| {
+            // A table that is there and empty ends with its first length.
+            section
+                .bytes
+                .first_chunk::<4>()
+                .is_some_and(|length| *length != [0; 4])
+        };
+        UnwindTables {
+            eh_frame: sections.eh_frame.as_ref().is_some_and(has_entries),
+            debug_frame: sections.debug_frame.as_ref().is_some_and(has_entries),
+            go: sections.go.is_some(),
+        }
+    }
+
+    /// The symbols of these names, defined here: from the dynamic symbol table, which stripping leaves, or else from
+    /// the full one. All tables are read once for all names.
     pub fn symbols<const N: usize>(&self, names: [&str; N]) -> [Option<ImageSymbol>; N] {
         let mut found = [None; N];
         for kind in [SHT_DYNSYM, SHT_SYMTAB] {
@@ -78,10 +111,12 @@ impl ElfImage {
         Sections::of(self).svma_range(name)
     }
 
-    /// The bytes of all segments without code: where constants and strings are.
+    /// The bytes of all segments without code, as far as they are looked through: where constants and strings are.
     pub fn data_segments(&self) -> impl Iterator<Item = &[u8]> {
         let data = self.segments().iter().filter(|segment| !segment.executable);
-        data.filter_map(|segment| self.bytes_at(segment.svma.start))
+        data.take(DATA_SEGMENTS_MAX)
+            .filter_map(|segment| self.bytes_at(segment.svma.start))
+            .map(|bytes| bytes.get(..DATA_BYTES_MAX).unwrap_or(bytes))
     }
 
     /// Every stretch of code that `.eh_frame` has an entry for, by ascending address. These survive stripping.

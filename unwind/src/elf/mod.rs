@@ -27,7 +27,7 @@ use crate::interpreter::{self, Language, RuntimeImage};
 pub(crate) use fde_index::{FdeIndex, bounded_cie};
 pub use go_pclntab::{GoCall, GoFunction, GoFunctions, GoLine};
 pub use image_bytes::ImageBytes;
-pub use look_ups::ImageSymbol;
+pub use look_ups::{ImageSymbol, UnwindTables};
 use unwind_sections::Sections;
 pub(crate) use unwind_sections::{UnwindSection, UnwindSections};
 
@@ -101,8 +101,8 @@ pub struct ElfImage {
     go_functions: OnceLock<Option<GoFunctions<ImageBytes>>>,
 }
 
-/// The interpreters that an image holds.
-pub(crate) type Runtimes = Vec<(Language, Arc<dyn RuntimeImage>)>;
+/// The interpreters that an image holds, each with the language of its frames.
+pub type Runtimes = Vec<(Language, Arc<dyn RuntimeImage>)>;
 
 impl ElfImage {
     /// Parses the headers of the ELF file `bytes`.
@@ -283,7 +283,7 @@ impl ElfImage {
     }
 
     /// The interpreters it holds, found on the first call.
-    pub(crate) fn runtimes(&self) -> &Runtimes {
+    pub fn runtimes(&self) -> &Runtimes {
         self.runtimes.get_or_init(|| interpreter::detect(self))
     }
 

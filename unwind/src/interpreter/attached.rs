@@ -1,16 +1,18 @@
 //! All interpreters of one process.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{
     Function, FunctionKind, InterpretedFrame, Interpreter, Language, Languages, LinePrecision,
-    Lost, NativeFrame, RUNTIMES, Segments, ThreadContext, Unsupported, VolatileCopy, Walked,
+    Lost, NativeFrame, RUNTIMES, RuntimeImage, Segments, ThreadContext, Unsupported, VolatileCopy,
+    Walked,
 };
-use crate::address::LoadBias;
+use crate::address::{Avma, LoadBias};
 use crate::elf::{ElfImage, ImageId, Runtimes};
 use crate::memory::MemoryReader;
-use crate::modules::Modules;
+use crate::modules::{Module, Modules};
 use crate::native::WalkGuide;
 use crate::registers::Registers;
 use crate::stack::Stack;
@@ -28,7 +30,38 @@ struct Attached {
     image: ImageId,
     bias: LoadBias,
     language: Language,
-    interpreter: Result<Box<dyn Interpreter>, Unsupported>,
+    interpreter: Result<Box<dyn Interpreter>, Refused>,
+}
+
+/// One that cannot be walked.
+#[derive(Debug)]
+struct Refused {
+    why: Unsupported,
+    /// Where its code lies.
+    code: Range<Avma>,
+    /// What stands for its frames.
+    frame: InterpretedFrame,
+}
+
+impl Refused {
+    fn new(
+        why: Unsupported,
+        language: Language,
+        module: &Module,
+        image: &dyn RuntimeImage,
+    ) -> Self {
+        let code = image.code().map_or(module.avma.clone(), |code| {
+            module.bias.avma(code.start)..module.bias.avma(code.end)
+        });
+        let frame = lost_frame(language, &why.to_string());
+        Self { why, code, frame }
+    }
+
+    /// The innermost native frame that is in its code.
+    fn innermost(&self, native: &Stack) -> Option<usize> {
+        let mut frames = native.frames.iter();
+        frames.position(|frame| self.code.contains(&frame.lookup_address()))
+    }
 }
 
 /// The interpreters found in one process.
@@ -99,6 +132,23 @@ impl Interpreters {
         is_found
     }
 
+    /// Asks all images at once. For threads that are not stopped while they run: they may never be met anywhere.
+    pub fn meet_all(&mut self, modules: &Modules, memory: &dyn MemoryReader) {
+        if self.languages.is_empty() {
+            return;
+        }
+        let before = self.met.len();
+        for module in modules.iter() {
+            let image = module.image.id();
+            if let Err(position) = self.met.binary_search(&image) {
+                self.met.insert(position, image);
+            }
+        }
+        if self.met.len() > before {
+            self.refresh(modules, memory);
+        }
+    }
+
     /// The modules are others. The interpreters that were known and are still there go on; `memory` is that of the live
     /// process.
     pub fn refresh(&mut self, modules: &Modules, memory: &dyn MemoryReader) {
@@ -125,7 +175,9 @@ impl Interpreters {
                         image: module.image.id(),
                         bias: module.bias,
                         language: *language,
-                        interpreter: image.attach(module, memory),
+                        interpreter: image
+                            .attach(module, memory)
+                            .map_err(|why| Refused::new(why, *language, module, &**image)),
                     },
                 });
             }
@@ -139,9 +191,9 @@ impl Interpreters {
 
     /// Those that were found and cannot be walked.
     pub fn unsupported(&self) -> impl Iterator<Item = (Language, &Unsupported)> {
-        self.attached
-            .iter()
-            .filter_map(|attached| Some((attached.language, attached.interpreter.as_ref().err()?)))
+        self.attached.iter().filter_map(|attached| {
+            Some((attached.language, &attached.interpreter.as_ref().err()?.why))
+        })
     }
 
     fn each(&mut self) -> impl Iterator<Item = (Language, &mut Box<dyn Interpreter>)> {
@@ -203,6 +255,17 @@ impl Interpreters {
             }
         }
         self.lost_frames = lost_frames;
+        let refused = self.attached.iter();
+        for refused in refused.filter_map(|attached| attached.interpreter.as_ref().err()) {
+            let Some(at) = refused.innermost(native) else {
+                continue;
+            };
+            all.is_interpreted = true;
+            all.lost = all.lost.or(Some(Lost::Unsupported));
+            let from = out.frames.len();
+            out.frames.push(refused.frame.clone());
+            out.close(from, at..at);
+        }
         all
     }
 }
@@ -210,7 +273,7 @@ impl Interpreters {
 /// The frames that stand for missing ones, each made once.
 #[derive(Debug, Default)]
 struct LostFrames {
-    made: Vec<(Language, Lost, Arc<Function>)>,
+    made: Vec<(Language, Lost, InterpretedFrame)>,
 }
 
 impl LostFrames {
@@ -220,25 +283,28 @@ impl LostFrames {
             .made
             .iter()
             .find(|made| (made.0, made.1) == (language, reason));
-        let function = match made {
-            Some((_, _, function)) => Arc::clone(function),
+        match made {
+            Some((_, _, frame)) => frame.clone(),
             None => {
-                let function = Arc::new(Function {
-                    language,
-                    name: format!("[{language}: lost: {}]", reason.words()),
-                    file: String::new(),
-                    first_line: 0,
-                });
-                self.made.push((language, reason, Arc::clone(&function)));
-                function
+                let frame = lost_frame(language, reason.words());
+                self.made.push((language, reason, frame.clone()));
+                frame
             }
-        };
-        InterpretedFrame {
-            function,
-            line: 0,
-            precision: LinePrecision::Function,
-            kind: FunctionKind::Pseudo,
         }
+    }
+}
+
+fn lost_frame(language: Language, why: &str) -> InterpretedFrame {
+    InterpretedFrame {
+        function: Arc::new(Function {
+            language,
+            name: format!("[{language}: lost: {why}]"),
+            file: String::new(),
+            first_line: 0,
+        }),
+        line: 0,
+        precision: LinePrecision::Function,
+        kind: FunctionKind::Pseudo,
     }
 }
 

@@ -14,7 +14,12 @@
 //! for; [`crate::merge`] lays them into the native stack.
 
 mod attached;
+#[cfg(test)]
+mod captured_tests;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod jumps;
 mod lua;
 mod luajit;
 mod python;
@@ -25,7 +30,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::address::Avma;
+use crate::address::{Avma, Svma};
 use crate::elf::ElfImage;
 use crate::memory::MemoryReader;
 use crate::modules::Module;
@@ -56,6 +61,12 @@ pub trait Runtime: fmt::Debug + Sync {
 pub trait RuntimeImage: fmt::Debug + Send + Sync {
     /// In words, for a person: `LuaJIT 2.1.1700008891`.
     fn version(&self) -> String;
+
+    /// Where its own code lies, if that is less than all of the image. Where it cannot be walked, it is missed in threads
+    /// that are there.
+    fn code(&self) -> Option<Range<Svma>> {
+        None
+    }
 
     /// The interpreter in one process, where the image lies as `module`. `memory` is that of the live process.
     ///

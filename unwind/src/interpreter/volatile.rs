@@ -6,15 +6,18 @@ use std::ops::Range;
 use crate::address::Avma;
 use crate::memory::{MemoryReader, ReadError, SliceMemory};
 
-/// Bytes that are copied of one thread besides its native stack, at most: an interpreter's stack of some ten thousand
-/// frames. Most samples copy a hundredth of that.
-const BYTES_MAX: usize = 512 << 10;
+/// Bytes that are copied of one thread besides its native stack, at most: an interpreter's stack of more than ten thousand
+/// frames. Most samples copy some hundredth of that.
+const BYTES_MAX: usize = 2 << 20;
 
 /// Regions that are copied for one sample, at most.
-const REGIONS_MAX: usize = 96;
+const REGIONS_MAX: usize = 160;
 
 /// Calls into the kernel for one sample, at most, each of about a microsecond.
 const READS_MAX: usize = 32;
+
+/// How much is copied of one region in one call, in bytes: some 12 µs. Before more is, it is asked whether there is time.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// Where volatile words are put: allocated once, and touched, so that no page fault happens while a thread stands still.
 #[derive(Debug)]
@@ -46,7 +49,8 @@ impl VolatileBuffer {
 
     /// What was copied from `at` on, up to the end of its region.
     pub fn slice_at(&self, at: Avma) -> Option<&[u8]> {
-        self.regions.iter().find_map(|(start, range)| {
+        // What was copied last is looked at next.
+        self.regions.iter().rev().find_map(|(start, range)| {
             let skip = usize::try_from(at.0.checked_sub(start.0)?).ok()?;
             self.bytes
                 .get(range.clone())?
@@ -68,6 +72,7 @@ pub struct VolatileCopy<'a> {
     buffer: &'a mut VolatileBuffer,
     stack: &'a dyn MemoryReader,
     live: &'a dyn MemoryReader,
+    may_go_on: &'a dyn Fn() -> bool,
 }
 
 impl fmt::Debug for VolatileCopy<'_> {
@@ -89,7 +94,15 @@ impl<'a> VolatileCopy<'a> {
             buffer,
             stack,
             live,
+            may_go_on: &|| true,
         }
+    }
+
+    /// As long as `may_go_on` says so, which is asked before each call into the kernel. What is not copied then is as if
+    /// it could not be read.
+    #[must_use]
+    pub fn as_long_as(self, may_go_on: &'a dyn Fn() -> bool) -> Self {
+        Self { may_go_on, ..self }
     }
 
     /// The thread's native stack as it was copied: reading it costs nothing.
@@ -119,10 +132,11 @@ impl<'a> VolatileCopy<'a> {
         const AT_ONCE: usize = 8;
         for wanted in wanted.chunks(AT_ONCE) {
             let room = REGIONS_MAX - self.buffer.regions.len();
-            if self.buffer.reads >= READS_MAX || room < wanted.len() {
+            if room < wanted.len() || !self.may_read() {
                 break;
             }
             self.buffer.reads += 1;
+            let first = self.buffer.regions.len();
             let mut regions: [(Avma, &mut [u8]); AT_ONCE] =
                 std::array::from_fn(|_| (Avma(0), &mut [][..]));
             let mut rest = self
@@ -133,27 +147,69 @@ impl<'a> VolatileCopy<'a> {
             for (&(at, bytes), region) in wanted.iter().zip(&mut regions) {
                 let (into, further) = rest.split_at_mut(bytes.min(rest.len()));
                 rest = further;
-                *region = (at, into);
+                let start = self.buffer.used;
+                self.buffer.used += into.len();
+                self.buffer.regions.push((at, start..start + into.len()));
+                let (piece, _) = into.split_at_mut(into.len().min(PIECE_BYTES));
+                *region = (at, piece);
             }
             let mut copied = [0; AT_ONCE];
             self.live
                 .read_each(&mut regions[..wanted.len()], &mut copied);
-            let lengths = regions.map(|(_, into)| into.len());
-            for ((&(at, _), length), copied) in wanted.iter().zip(lengths).zip(copied) {
-                let start = self.buffer.used;
-                self.buffer
-                    .regions
-                    .push((at, start..start + copied.min(length)));
-                self.buffer.used += length;
+            let pieces = regions.map(|(_, piece)| piece.len());
+            for ((position, copied), piece) in (first..).zip(copied).zip(pieces).take(wanted.len())
+            {
+                let copied = match copied < piece {
+                    // It ends to be mapped there.
+                    true => copied,
+                    false => piece + self.copy_further(position, piece),
+                };
+                if let Some((_, range)) = self.buffer.regions.get_mut(position) {
+                    range.end = range.start + copied;
+                }
             }
         }
     }
 
+    /// Copies what follows on the first `copied` bytes of a large region, piece by piece, and says how much that was.
+    fn copy_further(&mut self, region: usize, copied: usize) -> usize {
+        let Some((at, range)) = self.buffer.regions.get(region).cloned() else {
+            return 0;
+        };
+        let mut further = 0;
+        while range.start + copied + further < range.end && self.may_read() {
+            self.buffer.reads += 1;
+            let from = range.start + copied + further;
+            let piece = self
+                .buffer
+                .bytes
+                .get_mut(from..range.end.min(from + PIECE_BYTES))
+                .unwrap_or_default();
+            let wanted = piece.len();
+            let at = at.checked_add((copied + further) as u64);
+            let got = at.and_then(|at| self.live.read(at, piece).ok());
+            further += got.unwrap_or(0).min(wanted);
+            if got.unwrap_or(0) < wanted {
+                break;
+            }
+        }
+        further
+    }
+
+    fn may_read(&self) -> bool {
+        self.buffer.reads < READS_MAX && (self.may_go_on)()
+    }
+
     /// Whether the bounds are reached, and nothing more will be copied.
     pub fn is_full(&self) -> bool {
-        self.buffer.reads >= READS_MAX
+        !self.may_read()
             || self.buffer.regions.len() >= REGIONS_MAX
             || self.buffer.used >= self.buffer.bytes.len()
+    }
+
+    /// What was copied from `at` on, up to the end of its region.
+    pub fn slice_at(&self, at: Avma) -> &[u8] {
+        self.buffer.slice_at(at).unwrap_or_default()
     }
 
     /// A word of what was copied, or of the thread's stack; no call into the kernel.
@@ -198,5 +254,24 @@ mod tests {
             copy.copy(Avma(8), 8);
         }
         assert_eq!((buffer.reads, buffer.used), (READS_MAX, BYTES_MAX));
+    }
+
+    #[test]
+    fn nothing_more_is_copied_when_there_is_no_more_time() {
+        let live: Vec<u8> = (0..=255).cycle().take(BYTES_MAX).collect();
+        let live = SliceMemory::new(Avma(0), &live);
+        let left = std::cell::Cell::new(3u32);
+        let may_go_on = || left.replace(left.get().saturating_sub(1)) > 0;
+        let mut buffer = VolatileBuffer::default();
+        let mut copy = VolatileCopy::new(&mut buffer, &live, &live).as_long_as(&may_go_on);
+        assert_eq!(copy.copy(Avma(1), 8).len(), 8);
+        // A first piece and one more.
+        copy.copy_all(&[(Avma(0), BYTES_MAX / 2), (Avma(0x100), 16)]);
+        assert_eq!(copy.slice_at(Avma(0)).len(), 2 * PIECE_BYTES);
+        assert_eq!(copy.slice_at(Avma(0x100)).len(), 2 * PIECE_BYTES - 0x100);
+        assert!(copy.copy(Avma(0x200), 8).is_empty());
+        assert!(copy.is_full());
+        let bytes = buffer.slice_at(Avma(PIECE_BYTES as u64 + 5));
+        assert_eq!(bytes.and_then(|bytes| bytes.first()), Some(&5));
     }
 }

@@ -131,6 +131,23 @@ pub fn parse(text: &[u8]) -> Result<Stat, Malformed> {
     })
 }
 
+/// State and CPU time alone, of the same line, without allocating. The CPU time is in nanoseconds, in whole ticks: what
+/// is less than one is missing of the time in user code and of that in the kernel.
+///
+/// # Errors
+/// When it does not have the form of proc(5).
+pub fn state_and_cpu_ns(text: &[u8]) -> Result<(ProcState, u64), Malformed> {
+    let (_, _, rest) = split_name(text).ok_or(malformed("name in parentheses"))?;
+    let field = |number: usize| fields(rest.trim_ascii()).nth(number - 3);
+    let ticks_at = |number, name| -> Result<u64, Malformed> {
+        field(number).and_then(decimal).ok_or(malformed(name))
+    };
+    let state = field(3).and_then(state).ok_or(malformed("state"))?;
+    let user = ticks_at(14, "user time")?;
+    let system = ticks_at(15, "system time")?;
+    Ok((state, user.saturating_add(system).saturating_mul(TICK_NS)))
+}
+
 /// More fields than any kernel prints; 52 now.
 const FIELDS_MAX: usize = 64;
 

@@ -20,7 +20,10 @@ pub enum SyscallState {
         /// Behind the instruction that made the call.
         pc: Avma,
     },
-    /// Asleep for another reason: a page fault, or stopped.
+    /// Asleep, and the kernel does not tell where: it has no such file. Never parsed, but what
+    /// [`super::task::ThreadFiles::syscall`] makes of the thread's state then.
+    Hidden,
+    /// Asleep for another reason: a page fault, or stopped. Both are zero of a thread that has ended.
     BlockedOutsideSyscall {
         /// The thread's stack pointer.
         sp: Avma,

@@ -6,8 +6,11 @@ use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sampler_unwind::Avma;
 
+use super::super::abilities::Abilities;
 use super::schedstat::{self, SchedStat};
+use super::stat::{self, ProcState};
 use super::syscall::{self, SyscallState};
 use super::{Malformed, of_process, of_thread};
 use crate::{Pid, Tid};
@@ -29,14 +32,34 @@ pub fn list(pid: Pid) -> io::Result<Vec<Tid>> {
     Ok(tids)
 }
 
-/// How many threads `pid` has, without listing them: the kernel counts them as links of the directory besides its own
+/// How many threads a process has, without listing them: the kernel counts them as links of the directory besides its own
 /// two (proc_task_getattr() in fs/proc/base.c).
-///
-/// # Errors
-/// As for [`list`].
-pub fn count(pid: Pid) -> io::Result<u64> {
-    let links = fs::metadata(of_process(pid, "task"))?.nlink();
-    Ok(links.saturating_sub(2))
+#[derive(Debug)]
+pub struct TaskCount {
+    pid: Pid,
+    folder: Kept,
+}
+
+impl TaskCount {
+    /// Opens nothing yet.
+    pub fn new(pid: Pid) -> Self {
+        Self {
+            pid,
+            folder: Kept::default(),
+        }
+    }
+
+    /// How many there are now; none when the process is gone.
+    ///
+    /// # Errors
+    /// What the kernel answers: `ENOENT` or `ESRCH` when the process was gone at the first time.
+    pub fn read(&mut self) -> io::Result<u64> {
+        let path = || of_process(self.pid, "task");
+        let links = self
+            .folder
+            .with(path, |folder| Ok(folder.metadata()?.nlink()))?;
+        Ok(links.saturating_sub(2))
+    }
 }
 
 /// Descriptors that kept files leave for everything else.
@@ -102,6 +125,9 @@ pub struct ThreadFiles {
     tid: Tid,
     schedstat: Kept,
     syscall: Kept,
+    /// What is read in their place where they are not there.
+    stat: Kept,
+    status: Kept,
 }
 
 impl ThreadFiles {
@@ -112,6 +138,8 @@ impl ThreadFiles {
             tid,
             schedstat: Kept::default(),
             syscall: Kept::default(),
+            stat: Kept::default(),
+            status: Kept::default(),
         }
     }
 
@@ -120,11 +148,15 @@ impl ThreadFiles {
         self.tid
     }
 
-    /// How long it has run, and how often. Needs no rights over the target.
+    /// How long it has run, and how often. Needs no rights over the target. Where the kernel does not count:
+    /// [`schedstat::stand_in`].
     ///
     /// # Errors
     /// See [`ThreadReadError`].
     pub fn sched_stat(&mut self) -> Result<SchedStat, ThreadReadError> {
+        if Abilities::here().sched_stat.is_err() {
+            return self.counted_switches();
+        }
         /// Three numbers of up to 20 digits.
         const BYTES_MAX: usize = 64;
         let mut buffer = [0; BYTES_MAX];
@@ -133,11 +165,45 @@ impl ThreadFiles {
         Ok(schedstat::parse(text)?)
     }
 
-    /// Where it stands if it sleeps. Needs the right to trace the target.
+    fn counted_switches(&mut self) -> Result<SchedStat, ThreadReadError> {
+        /// Some two kilobytes, with room for a thousand groups; the counts come last.
+        const BYTES_MAX: usize = 16384;
+        let mut stat = [0; STAT_BYTES_MAX];
+        let path = || of_thread(self.pid, self.tid, "stat");
+        let stat = self.stat.read(path, &mut stat)?;
+        let mut status = [0; BYTES_MAX];
+        let path = || of_thread(self.pid, self.tid, "status");
+        let status = self.status.read(path, &mut status)?;
+        Ok(schedstat::stand_in(stat, status)?)
+    }
+
+    /// What the scheduler has it down for. Needs no rights over the target.
+    ///
+    /// # Errors
+    /// See [`ThreadReadError`].
+    pub fn state(&mut self) -> Result<ProcState, ThreadReadError> {
+        let mut buffer = [0; STAT_BYTES_MAX];
+        let path = || of_thread(self.pid, self.tid, "stat");
+        let text = self.stat.read(path, &mut buffer)?;
+        Ok(stat::state_and_cpu_ns(text)?.0)
+    }
+
+    /// Where it stands if it sleeps. Needs the right to trace the target. Where the kernel has no such file only its
+    /// state is known.
     ///
     /// # Errors
     /// See [`ThreadReadError`].
     pub fn syscall(&mut self) -> Result<SyscallState, ThreadReadError> {
+        if Abilities::here().syscall_file.is_err() {
+            return Ok(match self.state()? {
+                ProcState::Running => SyscallState::Running,
+                ProcState::Zombie | ProcState::Dead => SyscallState::BlockedOutsideSyscall {
+                    sp: Avma(0),
+                    pc: Avma(0),
+                },
+                _ => SyscallState::Hidden,
+            });
+        }
         /// A number of up to 20 digits and eight of up to 18, with spaces: 173.
         const BYTES_MAX: usize = 192;
         let mut buffer = [0; BYTES_MAX];
@@ -146,6 +212,9 @@ impl ThreadFiles {
         Ok(syscall::parse(text)?)
     }
 }
+
+/// A name of up to 63 bytes and some fifty numbers of up to 20 digits.
+const STAT_BYTES_MAX: usize = 1280;
 
 /// A file that stays open from its first read on, unless descriptors are short.
 #[derive(Debug, Default)]
@@ -157,16 +226,23 @@ impl Kept {
         path: impl FnOnce() -> String,
         buffer: &'a mut [u8],
     ) -> Result<&'a [u8], ThreadReadError> {
-        let bytes = match &self.0 {
-            Some(file) => file.read_at(buffer, 0)?,
-            None => {
-                let file = File::open(path())?;
-                let bytes = file.read_at(buffer, 0)?;
-                self.keep(file);
-                bytes
-            }
-        };
+        let bytes = self.with(path, |file| file.read_at(buffer, 0))?;
         Ok(buffer.get(..bytes).unwrap_or_default())
+    }
+
+    /// Asks the file, which is opened if it was not kept.
+    fn with<T>(
+        &mut self,
+        path: impl FnOnce() -> String,
+        ask: impl FnOnce(&File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if let Some(file) = &self.0 {
+            return ask(file);
+        }
+        let file = File::open(path())?;
+        let answer = ask(&file)?;
+        self.keep(file);
+        Ok(answer)
     }
 
     fn keep(&mut self, file: File) {
@@ -218,6 +294,23 @@ mod tests {
         assert!(matches!(files.sched_stat(), Err(ThreadReadError::Gone)));
         assert!(matches!(files.syscall(), Err(ThreadReadError::Gone)));
         assert!(!list(own_pid()).unwrap().contains(&files.tid()));
+    }
+
+    #[test]
+    fn threads_are_counted_as_they_come_and_go() {
+        let target = Target::busy();
+        let mut count = TaskCount::new(target.pid());
+        for _ in 0..2 {
+            assert_eq!(count.read().unwrap(), 1);
+            assert!(count.folder.0.is_some());
+        }
+        let mut own = TaskCount::new(own_pid());
+        let thread = TargetThread::blocked_in_read();
+        assert!(own.read().unwrap() >= 2);
+        thread.end();
+        drop(target);
+        // The number may be another's by now; the folder is not.
+        assert_eq!(count.read().unwrap_or_default(), 0);
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub(super) struct RawCall {
     pub pc: u64,
     /// Whether an activation of the interpreter's loop began with it.
     pub is_fresh: bool,
+    /// Whether it has taken the place of the call that made it.
+    pub is_tail: bool,
+    /// Whether what it calls is called by none of its instructions: a hook or a finalizer.
+    pub calls_unseen: bool,
 }
 
 /// The calls of one `lua_State`.
@@ -133,6 +137,7 @@ impl Captured {
             base,
             stride,
             innermost_pc,
+            tail_calls,
         } = layout.calls
         else {
             return Err(Lost::Inconsistent);
@@ -159,12 +164,17 @@ impl Captured {
         let mut pc = field(copy, innermost_pc)?;
         // The first is that of the host program.
         for _ in 0..depth {
+            // The last half of a word: behind it another call follows, or nothing that was copied.
+            let before = tail_calls.checked_sub(4).ok_or(Lost::Inconsistent)?;
+            let tail_calls = word(copy, at, before).ok_or(Lost::Unreadable)? >> 32;
             self.calls.push(RawCall {
                 info: at,
                 closure: None,
                 proto: None,
                 pc,
                 is_fresh: false,
+                is_tail: tail_calls > 0,
+                calls_unseen: false,
             });
             at = Avma(at.0 - stride);
             pc = word(copy, at, layout.saved_pc).ok_or(Lost::Unreadable)?;
@@ -216,6 +226,8 @@ impl Captured {
                 proto: None,
                 pc: field(layout.saved_pc)?,
                 is_fresh: is(flags.fresh),
+                is_tail: bits & flags.tail != 0,
+                calls_unseen: bits & flags.unseen != 0,
             });
             at = Avma(field(previous)?);
         }

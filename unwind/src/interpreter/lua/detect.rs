@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use memchr::memmem;
 
+use super::execute;
 use super::layout::LuaVersion;
 use crate::address::Svma;
 use crate::elf::ElfImage;
@@ -32,7 +33,9 @@ pub(super) fn detect(image: &ElfImage) -> Option<Found> {
     let named = named.map(|symbol| symbol.svma..Svma(symbol.svma.0.saturating_add(symbol.bytes)));
     Some(Found {
         version,
-        execute: named.or_else(|| largest(&image.fde_ranges())),
+        execute: named
+            .or_else(|| execute::by_text(image, version.minor))
+            .or_else(|| largest(&image.fde_ranges())),
     })
 }
 

@@ -3,6 +3,8 @@
 //! Compiled out of the headers of 5.1.5, 5.2.4, 5.3.6, 5.4.9 and 5.5.1 (`lstate.h`, `lobject.h`) for a 64-bit build with
 //! doubles. What differs between releases of one version is named.
 
+use super::opcodes::{self, Opcodes};
+
 /// A release of Lua 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LuaVersion {
@@ -33,6 +35,29 @@ pub(super) struct Layout {
     pub proto: ProtoLayout,
     /// How strings are stored.
     pub strings: Strings,
+    /// What of a `Proto` names are found by.
+    pub names: NameLayout,
+    /// The instructions.
+    pub opcodes: &'static Opcodes,
+}
+
+/// `Proto`: what names of functions are found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NameLayout {
+    /// `k`, constants.
+    pub constants: u32,
+    /// `sizek`.
+    pub constant_count: u32,
+    /// `upvalues`: of each a pointer to its name first.
+    pub upvalues: u32,
+    /// `sizeupvalues`.
+    pub upvalue_count: u32,
+    /// `sizeof(Upvaldesc)`; in 5.1 there are the names alone.
+    pub upvalue_bytes: u32,
+    /// `locvars`, local variables.
+    pub variables: u32,
+    /// `sizelocvars`.
+    pub variable_count: u32,
 }
 
 /// How calls are written down.
@@ -46,6 +71,8 @@ pub(super) enum Calls {
         stride: u32,
         /// `lua_State.savedpc`: how far the innermost one has come.
         innermost_pc: u32,
+        /// `CallInfo.tailcalls`: how many functions it has taken the place of.
+        tail_calls: u32,
     },
     /// In a list; the outermost one is part of the `lua_State`.
     List {
@@ -67,6 +94,10 @@ pub(super) struct Flags {
     pub lua: (u32, u32),
     /// What `status & fresh.0 == fresh.1` says: that an activation of `luaV_execute` began with this call.
     pub fresh: (u32, u32),
+    /// `CIST_TAIL`: it has taken the place of another.
+    pub tail: u32,
+    /// `CIST_HOOKED` and, where there is one, `CIST_FIN`: what it calls is called by none of its instructions.
+    pub unseen: u32,
 }
 
 /// `Proto`: what is common to all closures of a function.
@@ -153,6 +184,7 @@ const V5_1: Layout = Layout {
         base: 80,
         stride: 40,
         innermost_pc: 48,
+        tail_calls: 36,
     },
     function: 8,
     saved_pc: 24,
@@ -168,6 +200,16 @@ const V5_1: Layout = Layout {
         first_line: 96,
     },
     strings: Strings::Plain,
+    names: NameLayout {
+        constants: 16,
+        constant_count: 76,
+        upvalues: 56,
+        upvalue_count: 72,
+        upvalue_bytes: 8,
+        variables: 48,
+        variable_count: 92,
+    },
+    opcodes: &opcodes::V5_1,
 };
 
 const V5_2: Layout = Layout {
@@ -181,6 +223,8 @@ const V5_2: Layout = Layout {
             mask: 0xff,
             lua: (1, 1),        // CIST_LUA
             fresh: (1 << 2, 0), // no CIST_REENTRY
+            tail: 1 << 6,
+            unseen: 1 << 1,
         },
     },
     function: 0,
@@ -194,6 +238,14 @@ const V5_2: Layout = Layout {
         ..V5_1.proto
     },
     strings: Strings::Plain,
+    names: NameLayout {
+        constant_count: 84,
+        upvalue_count: 80,
+        upvalue_bytes: 16,
+        variable_count: 100,
+        ..V5_1.names
+    },
+    opcodes: &opcodes::V5_2,
 };
 
 const V5_3: Layout = Layout {
@@ -204,6 +256,8 @@ const V5_3: Layout = Layout {
             mask: 0xffff,
             lua: (1 << 1, 1 << 1),   // CIST_LUA
             fresh: (1 << 3, 1 << 3), // CIST_FRESH
+            tail: 1 << 5,
+            unseen: 1 << 2 | 1 << 8,
         },
     },
     saved_pc: 40,
@@ -217,6 +271,16 @@ const V5_3: Layout = Layout {
         ..V5_2.proto
     },
     strings: Strings::Short,
+    names: NameLayout {
+        constants: 48,
+        constant_count: 20,
+        upvalues: 88,
+        upvalue_count: 16,
+        upvalue_bytes: 16,
+        variables: 80,
+        variable_count: 36,
+    },
+    opcodes: &opcodes::V5_3,
     ..V5_2
 };
 
@@ -229,6 +293,8 @@ const V5_4: Layout = Layout {
             mask: 0xffff,
             lua: (1 << 1, 0),        // no CIST_C
             fresh: (1 << 2, 1 << 2), // CIST_FRESH
+            tail: 1 << 5,
+            unseen: 1 << 3 | 1 << 7,
         },
     },
     saved_pc: 32,
@@ -241,6 +307,13 @@ const V5_4: Layout = Layout {
         first_line: 44,
         ..V5_3.proto
     },
+    names: NameLayout {
+        constants: 56,
+        upvalues: 80,
+        variables: 104,
+        ..V5_3.names
+    },
+    opcodes: &opcodes::V5_4,
     ..V5_3
 };
 
@@ -252,8 +325,11 @@ const V5_5: Layout = Layout {
             mask: u32::MAX,
             lua: (1 << 15, 0),         // no CIST_C
             fresh: (1 << 16, 1 << 16), // CIST_FRESH
+            tail: 1 << 22,
+            unseen: 1 << 20 | 1 << 24,
         },
     },
     strings: Strings::ShortAndFar,
+    opcodes: &opcodes::V5_5,
     ..V5_4
 };

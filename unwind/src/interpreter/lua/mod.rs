@@ -8,13 +8,20 @@
 //! How far its innermost function has come it keeps in a register, and writes it down only where an error could be raised;
 //! that register is looked for.
 //!
-//! Functions have no names in Lua: they are shown by their place.
+//! Functions have no names in Lua; the instructions that call them do (`names.rs`, `opcodes.rs`).
 
 mod calls;
 mod detect;
+mod execute;
+#[cfg(test)]
+mod header_tests;
+#[cfg(any(test, fuzzing))]
+pub(super) mod hostile;
 #[cfg(test)]
 mod hostile_tests;
 mod layout;
+mod names;
+mod opcodes;
 mod proto;
 mod states;
 
@@ -25,10 +32,10 @@ use self::calls::{Captured, RawCall};
 use self::detect::Found;
 use self::layout::{Calls, Layout};
 use self::proto::Protos;
-use self::states::States;
+use self::states::{Candidates, States};
 use super::{
-    FunctionKind, InterpretedFrame, Interpreter, Language, LinePrecision, Lost, NativeFrame,
-    Runtime, RuntimeImage, Segments, ThreadContext, Unsupported, VolatileCopy, Walked,
+    Function, FunctionKind, InterpretedFrame, Interpreter, Language, LinePrecision, Lost,
+    NativeFrame, Runtime, RuntimeImage, Segments, ThreadContext, Unsupported, VolatileCopy, Walked,
 };
 use crate::address::Avma;
 use crate::elf::ElfImage;
@@ -43,10 +50,6 @@ const MARKERS_MAX: usize = 512;
 const SEARCHED_BYTES_MAX: u64 = 64 << 10;
 /// Words of a native frame that are looked at.
 const FRAME_WORDS_MAX: usize = 64;
-
-/// Words that are looked into while a thread stands still, and how far: up to `l_G`.
-const CANDIDATES_MAX: usize = 16;
-const CANDIDATE_BYTES: usize = 40;
 
 /// PUC Lua.
 #[derive(Debug)]
@@ -107,37 +110,9 @@ struct PucLuaProcess {
     states: States,
     protos: Protos,
     captured: Captured,
+    tail_calls: Arc<Function>,
     /// Of the native walk under way, innermost first.
     markers: Vec<Marker>,
-}
-
-/// Words that may be states nobody has met, and how much of each must be seen to tell.
-struct Candidates {
-    words: [(Avma, usize); CANDIDATES_MAX],
-    count: usize,
-}
-
-impl Default for Candidates {
-    fn default() -> Self {
-        Self {
-            words: [(Avma(0), 0); CANDIDATES_MAX],
-            count: 0,
-        }
-    }
-}
-
-impl Candidates {
-    fn push(&mut self, word: u64) {
-        let is_there = self
-            .words
-            .iter()
-            .take(self.count)
-            .any(|(at, _)| at.0 == word);
-        if !is_there && let Some(place) = self.words.get_mut(self.count) {
-            *place = (Avma(word), CANDIDATE_BYTES);
-            self.count += 1;
-        }
-    }
 }
 
 /// One activation of `luaV_execute`: positions among the calls of its state.
@@ -151,6 +126,12 @@ impl PucLuaProcess {
             states: States::default(),
             protos: Protos::default(),
             captured: Captured::default(),
+            tail_calls: Arc::new(Function {
+                language: Language::Lua,
+                name: "[tail calls]".to_owned(),
+                file: String::new(),
+                first_line: 0,
+            }),
             markers: Vec::with_capacity(MARKERS_MAX),
         }
     }
@@ -159,7 +140,7 @@ impl PucLuaProcess {
     fn capture_all(&mut self, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
         let mut new = Candidates::default();
         self.search(thread, copy, &mut new);
-        let new: &[_] = new.words.get(..new.count).unwrap_or_default();
+        let new = new.regions();
         copy.copy_all(new);
         for (word, _) in new {
             if self.states.take_in(&self.layout, word.0, copy) {
@@ -272,7 +253,12 @@ impl PucLuaProcess {
             let infos = calls.iter().map(|call| call.info);
             known.hints.learn(infos, self.layout.call_bytes());
         }
-        let activations = self.activations(&calls, words, memory);
+        let layout = self.layout;
+        let is_lua = |call: &RawCall| {
+            let closure = call.closure;
+            closure.is_some_and(|closure| !Captured::is_c_closure(&layout, closure, memory))
+        };
+        let activations = self.activations(&calls, words, is_lua);
         let first_marker = markers.len().saturating_sub(activations.len());
         // An activation that has only just begun, or is about to end, has no call, and is the innermost.
         let mut result = match first_marker {
@@ -292,8 +278,16 @@ impl PucLuaProcess {
                 if index == 0 && self.is_in_transition(&calls, held) {
                     continue;
                 }
-                match self.frame(call, held, memory) {
-                    Ok(frame) => out.frames.push(frame),
+                // What a call has taken the place of is not who has called it.
+                let by = calls.get(index + 1);
+                let by = by.filter(|by| !call.is_tail && !by.calls_unseen && is_lua(by));
+                match self.frame(call, by, held, memory) {
+                    Ok(frame) => {
+                        out.frames.push(frame);
+                        if call.is_tail {
+                            out.frames.push(self.tail_calls());
+                        }
+                    }
                     // Being set up, or left: the place of the closure holds a result already.
                     Err(_) if index == 0 => {}
                     Err(lost) => result = Err(lost),
@@ -319,16 +313,13 @@ impl PucLuaProcess {
         &self,
         calls: &[RawCall],
         words: &[Vec<u64>],
-        memory: &dyn MemoryReader,
+        is_lua: impl Fn(&RawCall) -> bool,
     ) -> Vec<Activation> {
         let mut activations = Vec::<Activation>::new();
         let mut is_open = false;
         let has_flags = matches!(self.layout.calls, Calls::List { .. });
         for (index, call) in calls.iter().enumerate() {
-            let closure = call.closure;
-            let is_lua = closure
-                .is_some_and(|closure| !Captured::is_c_closure(&self.layout, closure, memory));
-            if !is_lua {
+            if !is_lua(call) {
                 is_open = false;
                 continue;
             }
@@ -358,14 +349,26 @@ impl PucLuaProcess {
         }
     }
 
-    /// The frame of `call`. `words` are what the native frame holds that executes it, if no other call is inside.
+    /// What stands for the functions that a call has taken the place of.
+    fn tail_calls(&self) -> InterpretedFrame {
+        InterpretedFrame {
+            function: Arc::clone(&self.tail_calls),
+            line: 0,
+            precision: LinePrecision::Function,
+            kind: FunctionKind::Pseudo,
+        }
+    }
+
+    /// The frame of `call`, which the call `by` has made by one of its instructions. `words` are what the native frame
+    /// holds that executes it, if no other call is inside.
     fn frame(
         &mut self,
         call: &RawCall,
+        by: Option<&RawCall>,
         words: &[u64],
         memory: &dyn MemoryReader,
     ) -> Result<InterpretedFrame, Lost> {
-        let proto = self.protos.of_call(&self.layout, call, memory)?;
+        let proto = self.protos.of_call(&self.layout, call, by, memory)?;
         let pc = current(call.pc, words, |pc| proto.holds(pc));
         let line = proto.line(pc);
         let function = Arc::clone(&proto.function);
@@ -391,6 +394,17 @@ fn current(saved: u64, words: &[u64], is_pc: impl Fn(u64) -> bool) -> u64 {
         (Some(pc), false) => pc,
         _ => saved,
     }
+}
+
+/// One that was captured: `part` says where what has a name lay in it.
+#[cfg(test)]
+pub(super) fn frozen(
+    (minor, release): (u8, u8),
+    part: impl Fn(&str) -> Option<Range<Avma>>,
+) -> Option<Box<dyn Interpreter>> {
+    let layout = Layout::of(layout::LuaVersion { minor, release })?;
+    let execute = part("luaV_execute")?;
+    Some(Box::new(PucLuaProcess::new(layout, execute)))
 }
 
 impl Interpreter for PucLuaProcess {

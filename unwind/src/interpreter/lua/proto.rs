@@ -8,6 +8,7 @@ use super::calls::RawCall;
 use super::layout::{
     INSTRUCTION_BYTES, Layout, STRING_HEAD_BYTES, STRING_LENGTH, STRING_SHORT_LENGTH, Strings, TAG,
 };
+use super::names;
 use crate::address::Avma;
 use crate::interpreter::luajit::chunk_name;
 use crate::interpreter::{Function, Language, Lost};
@@ -21,6 +22,8 @@ const INSTRUCTIONS_MAX: u32 = 1 << 20;
 const LINES_KEPT_MAX: usize = 8 << 20;
 /// The longest name of a chunk that is shown whole, in bytes.
 const SOURCE_BYTES_MAX: usize = 512;
+/// How often a name is looked for where a function is called: some callers have none for it.
+const NAME_TRIES_MAX: u8 = 8;
 
 /// A function's prototype.
 #[derive(Debug)]
@@ -29,6 +32,7 @@ pub(super) struct Proto {
     pub function: Arc<Function>,
     /// Of each instruction; empty where they were stripped.
     lines: Vec<u32>,
+    name_tries: u8,
 }
 
 /// What no two prototypes at one address share, in all likelihood.
@@ -64,23 +68,16 @@ pub(super) struct Protos {
 }
 
 impl Protos {
-    /// That of the function that `call` calls. As the code of no two functions lies at one place, how far the call has
-    /// come tells whether it still is what it was.
+    /// That of the function that `call` calls; the call `by` may have a name for it. As the code of no two functions lies
+    /// at one place, how far the call has come tells whether it still is what it was.
     pub(super) fn of_call(
         &mut self,
         layout: &Layout,
         call: &RawCall,
+        by: Option<&RawCall>,
         memory: &dyn MemoryReader,
     ) -> Result<&Proto, Lost> {
-        let at = match call.proto {
-            Some(at) => at,
-            None => {
-                let closure = call.closure.ok_or(Lost::Inconsistent)?;
-                let at = closure.checked_add(u64::from(layout.closure_proto));
-                let at = at.ok_or(Lost::Inconsistent)?;
-                Avma(memory.read_u64(at).map_err(|_| Lost::Unreadable)?)
-            }
-        };
+        let at = address(layout, call, memory)?;
         let identity = identity(layout, at, memory)?;
         let is_known = self
             .known
@@ -97,13 +94,49 @@ impl Protos {
                 self.lines -= before.lines.len();
             }
         }
-        let proto = self.known.get(&at).ok_or(Lost::Inconsistent)?;
+        let proto = self.known.get_mut(&at).ok_or(Lost::Inconsistent)?;
+        if let Some(by) = by
+            && proto.function.name.is_empty()
+            && proto.name_tries < NAME_TRIES_MAX
+        {
+            proto.name_tries += 1;
+            if let Some(name) = name(layout, by, memory) {
+                proto.function = Arc::new(Function {
+                    name,
+                    ..Function::clone(&proto.function)
+                });
+            }
+        }
         if proto.holds(call.pc) {
             Ok(proto)
         } else {
             Err(Lost::Changed)
         }
     }
+}
+
+/// Where the prototype of the function that `call` calls is.
+fn address(layout: &Layout, call: &RawCall, memory: &dyn MemoryReader) -> Result<Avma, Lost> {
+    if let Some(at) = call.proto {
+        return Ok(at);
+    }
+    let closure = call.closure.ok_or(Lost::Inconsistent)?;
+    let at = closure.checked_add(u64::from(layout.closure_proto));
+    let at = at.ok_or(Lost::Inconsistent)?;
+    Ok(Avma(memory.read_u64(at).map_err(|_| Lost::Unreadable)?))
+}
+
+/// What the instruction that `call` is at calls what it calls.
+fn name(layout: &Layout, call: &RawCall, memory: &dyn MemoryReader) -> Option<String> {
+    let at = address(layout, call, memory).ok()?;
+    let before = identity(layout, at, memory).ok()?;
+    let behind = call.pc.checked_sub(before.code.0)? / INSTRUCTION_BYTES;
+    let position = u32::try_from(behind).ok()?.checked_sub(1)?;
+    if position >= before.instructions {
+        return None;
+    }
+    let name = names::of_call(layout, at, position, memory)?;
+    (identity(layout, at, memory) == Ok(before)).then_some(name)
 }
 
 fn identity(layout: &Layout, at: Avma, memory: &dyn MemoryReader) -> Result<Identity, Lost> {
@@ -161,6 +194,7 @@ fn read(
             first_line,
         }),
         lines,
+        name_tries: 0,
     })
 }
 
@@ -211,7 +245,8 @@ fn add_up(first_line: u32, differences: &[u8], absolute: &[[u8; 8]]) -> Option<V
     Some(lines)
 }
 
-fn string(layout: &Layout, at: Avma, memory: &dyn MemoryReader) -> Option<String> {
+/// The characters of a string.
+pub(super) fn string(layout: &Layout, at: Avma, memory: &dyn MemoryReader) -> Option<String> {
     /// `LUA_TSTRING`, and with the bit for a long one.
     const TAG_OF_STRING: u8 = 4;
     const TAG_OF_LONG: u8 = 4 | 1 << 4;

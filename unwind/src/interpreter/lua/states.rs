@@ -24,6 +24,10 @@ const GLOBAL_BYTES: usize = 2048;
 /// Probes for a `global_State`, each of all words in it.
 const GLOBALS_PROBED_MAX: usize = 4;
 
+/// Words that are looked into while a thread stands still, and how far: up to `l_G`.
+const CANDIDATES_MAX: usize = 16;
+const CANDIDATE_BYTES: usize = 40;
+
 /// What is known of one state.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -221,4 +225,38 @@ fn has_main_thread(layout: &Layout, global: u64, memory: &dyn MemoryReader) -> b
 
 fn is_pointer(word: u64) -> bool {
     word.is_multiple_of(8) && word >= 0x1000 && word >> 47 == 0
+}
+
+/// Words that may be states nobody has met, and how much of each must be seen to tell.
+pub(super) struct Candidates {
+    words: [(Avma, usize); CANDIDATES_MAX],
+    count: usize,
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        Self {
+            words: [(Avma(0), 0); CANDIDATES_MAX],
+            count: 0,
+        }
+    }
+}
+
+impl Candidates {
+    /// Where they would be, and how much of each is looked into.
+    pub(super) fn regions(&self) -> &[(Avma, usize)] {
+        self.words.get(..self.count).unwrap_or_default()
+    }
+
+    pub(super) fn push(&mut self, word: u64) {
+        let is_there = self
+            .words
+            .iter()
+            .take(self.count)
+            .any(|(at, _)| at.0 == word);
+        if !is_there && let Some(place) = self.words.get_mut(self.count) {
+            *place = (Avma(word), CANDIDATE_BYTES);
+            self.count += 1;
+        }
+    }
 }

@@ -3,7 +3,10 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use super::layout::{GC32, GC64, GCT_THREAD, GCT_TRACE, Layout, u16_in, u32_in, u64_in};
+use super::layout::{
+    GC32, GC32_OLDER, GC64, GC64_OLDER, GCT_STRING, GCT_THREAD, GCT_TRACE, Layout, u16_in, u32_in,
+    u64_in,
+};
 use crate::address::Avma;
 use crate::memory::MemoryReader;
 
@@ -11,12 +14,12 @@ use crate::memory::MemoryReader;
 const GLOBAL_BYTES: usize = 0x600;
 
 /// Where `mainthref` and `J.trace` were in any version, with room to both sides.
-const MAIN_WITHIN: Range<usize> = 0x50..0x100;
-const TRACES_WITHIN: Range<usize> = 0x2f0..0x500;
+pub(super) const MAIN_WITHIN: Range<usize> = 0x50..0x100;
+pub(super) const TRACES_WITHIN: Range<usize> = 0x2f0..0x500;
 
 /// Where `cur_L` was in any version. Behind it, with 32-bit references, there are other fields that name a thread.
-const CURRENT_WITHIN_GC64: Range<usize> = 0x150..0x1b0;
-const CURRENT_WITHIN_GC32: Range<usize> = 0xf0..0x130;
+pub(super) const CURRENT_WITHIN_GC64: Range<usize> = 0x150..0x1b0;
+pub(super) const CURRENT_WITHIN_GC32: Range<usize> = 0xf0..0x130;
 
 /// The size of a Lua thread, in any version.
 const MAIN_BYTES: RangeInclusive<u64> = 0x40..=0x80;
@@ -55,8 +58,8 @@ pub(super) fn global_of(memory: &dyn MemoryReader, layout: &Layout, thread: u64)
 impl Vm {
     /// The virtual machine of `thread`, if that is a Lua thread.
     pub(super) fn of_thread(memory: &dyn MemoryReader, thread: u64) -> Option<Self> {
-        let of_layout = |layout| Self::with_layout(memory, layout, thread);
-        of_layout(&GC64).or_else(|| of_layout(&GC32))
+        let mut layouts = [&GC64_OLDER, &GC64, &GC32_OLDER, &GC32].into_iter();
+        layouts.find_map(|layout| Self::with_layout(memory, layout, thread))
     }
 
     fn with_layout(
@@ -73,9 +76,11 @@ impl Vm {
             let thread = layout.reference_in(&bytes, at)?;
             (global_of(memory, layout, thread) == Some(global)).then_some(thread)
         };
-        // The main thread lies just before the global state, and the one that was executed last is named further on.
+        // The main thread lies just before the global state, and the one that was executed last is named further on. In
+        // the older layouts a buffer names a thread before that.
         let main = MAIN_WITHIN.step_by(step).find(|&at| {
             thread_at(at).is_some_and(|main| MAIN_BYTES.contains(&global.wrapping_sub(main)))
+                && has_empty_string(layout, &bytes, at) != Some(false)
         })?;
         let within = match layout.gc64 {
             true => CURRENT_WITHIN_GC64,
@@ -109,6 +114,16 @@ impl Vm {
         self.traces = Some(found as u64);
         Some(())
     }
+}
+
+/// Whether `strempty` is where it would be if `mainthref` were at `main`; `None` where the layout does not tell.
+fn has_empty_string(layout: &Layout, bytes: &[u8], main: usize) -> Option<bool> {
+    let empty = layout.empty_string.as_ref()?;
+    let gct = usize::try_from(layout.gct).ok()?;
+    let at = main.checked_sub(empty.before_main);
+    let kind = at.and_then(|at| bytes.get(at.checked_add(gct)?));
+    let length = at.and_then(|at| u32_in(bytes, at.checked_add(empty.length)?));
+    Some(kind == Some(&GCT_STRING) && length == Some(0))
 }
 
 /// Whether at `at` lies a pointer to a table of traces, each at the position of its own number.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::calibrate::Vm;
+use super::functions::Wanted;
 use super::layout::{CFRAME_BYTES, CFRAME_RETURN, GCT_THREAD, Layout, u32_in, u64_in};
 use crate::address::Avma;
 use crate::interpreter::{ThreadContext, VolatileCopy};
@@ -16,8 +17,8 @@ pub(super) const THREADS_MAX: usize = 16;
 /// How many virtual machines are asked whether they run on the thread.
 const VMS_ASKED_MAX: usize = 4;
 
-/// How far the stack is searched for the next C frame outside one that C code has called, in words.
-const SEARCH_WORDS_MAX: u64 = 4096;
+/// How far the stack is searched for the next C frame outside one that C code has called, in bytes.
+const SEARCH_BYTES_MAX: usize = 32 << 10;
 
 /// How far above the highest known slot frames of functions can lie that have not been entered in `base` or `top`: a
 /// function has at most 250 slots.
@@ -25,6 +26,9 @@ const SLACK_BYTES: u64 = 256 * 8;
 
 /// The low bits of a C frame's address are flags (`CFRAME_RESUME`, `CFRAME_UNWIND_FF`).
 const CFRAME_FLAGS: u64 = 3;
+
+/// `vmstate` while the interpreter executes, or C code that it has called (lj_obj.h, LJ_VMST_INTERP).
+pub(super) const STATE_INTERPRETER: i32 = !0;
 
 /// DWARF numbers of registers in which the interpreter has the base of the executed function, or of a builtin.
 pub(super) const RDX: u16 = 1;
@@ -39,13 +43,9 @@ pub(super) struct CFrame {
     pub(super) thread: u64,
 }
 
-/// What was found of one thread.
-#[derive(Debug)]
-pub(super) struct Capture {
-    /// The position of the virtual machine among those that are known; `None` if none runs here.
-    pub(super) vm: Option<usize>,
-    /// From the innermost outwards.
-    pub(super) cframes: Vec<CFrame>,
+/// What a virtual machine does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Roots {
     /// The Lua thread that is being executed.
     pub(super) current: u64,
     /// A trace's number, or minus one less a state.
@@ -56,15 +56,74 @@ pub(super) struct Capture {
     pub(super) traces: Option<(u64, u32)>,
 }
 
+impl Roots {
+    /// Of `vm`, with the innermost C frame that it has on `thread`; `None` if it does not run there.
+    fn copy(
+        vm: &Vm,
+        interpreter: &Range<Avma>,
+        thread: &ThreadContext,
+        copy: &mut VolatileCopy<'_>,
+    ) -> Option<(Self, CFrame)> {
+        let layout = vm.layout;
+        let behind_traces = vm.traces.map_or(vm.current + 16, |traces| traces + 16);
+        let bytes = usize::try_from(behind_traces.checked_sub(vm.vmstate)?).ok()?;
+        let global = copy.copy(Avma(vm.global.checked_add(vm.vmstate)?), bytes);
+        let field = |at: u64| usize::try_from(at.wrapping_sub(vm.vmstate)).unwrap_or(usize::MAX);
+        let roots = Self {
+            current: layout.reference_in(global, field(vm.current))?,
+            vmstate: u32_in(global, 0)?.cast_signed(),
+            jit_base: layout.reference_in(global, field(vm.current + layout.reference_bytes()))?,
+            traces: vm.traces.and_then(|at| {
+                let table = u64_in(global, field(at))?;
+                Some((table, u32_in(global, field(at + 12))?))
+            }),
+        };
+        let current = copy_thread(vm, roots.current, copy)?;
+        let cframe = u64_in(current, usize::try_from(layout.thread.cframe).ok()?)? & !CFRAME_FLAGS;
+        let is_within = thread.stack.contains(&Avma(cframe)) && stack_pointer(thread)? <= cframe;
+        if is_within && thread_of(layout, copy, cframe) == Some(roots.current) {
+            let first = CFrame {
+                at: cframe,
+                thread: roots.current,
+            };
+            return Some((roots, first));
+        }
+        // C code has resumed another thread, which has just ended.
+        let first = search(layout, interpreter, thread, copy, stack_pointer(thread)?)?;
+        copy_thread(vm, first.thread, copy)?;
+        Some((roots, first))
+    }
+}
+
+/// Copies a Lua thread, if it is one of `vm`.
+fn copy_thread<'a>(vm: &Vm, lua: u64, copy: &'a mut VolatileCopy<'_>) -> Option<&'a [u8]> {
+    let layout = vm.layout;
+    let bytes = copy.copy(Avma(lua), layout.thread.bytes);
+    let is_thread = bytes.get(usize::try_from(layout.gct).ok()?) == Some(&GCT_THREAD);
+    let global = layout.reference_in(bytes, usize::try_from(layout.thread.glref).ok()?)?;
+    (is_thread && global == vm.global).then_some(bytes)
+}
+
+/// What was found of one thread.
+#[derive(Debug)]
+pub(super) struct Capture {
+    /// The position of the virtual machine among those that are known; `None` if none runs here.
+    pub(super) vm: Option<usize>,
+    /// From the innermost outwards.
+    pub(super) cframes: Vec<CFrame>,
+    /// What that does.
+    pub(super) roots: Roots,
+    /// The Lua threads of which all that is in use was copied.
+    pub(super) copied: Vec<u64>,
+}
+
 impl Default for Capture {
     fn default() -> Self {
         Self {
             vm: None,
             cframes: Vec::with_capacity(CFRAMES_MAX),
-            current: 0,
-            vmstate: 0,
-            jit_base: 0,
-            traces: None,
+            roots: Roots::default(),
+            copied: Vec::with_capacity(THREADS_MAX),
         }
     }
 }
@@ -73,11 +132,11 @@ impl Capture {
     fn clear(&mut self) {
         self.vm = None;
         self.cframes.clear();
-        self.traces = None;
+        self.copied.clear();
     }
 
-    /// Copies what is needed of the virtual machine that runs on `thread`, if one of `vms` does. The one at position
-    /// `last` is asked first.
+    /// Copies what is needed of the virtual machine that runs on `thread`, if one of `vms` does: of several the
+    /// innermost one. The one at position `last` is asked first.
     pub(super) fn take(
         &mut self,
         vms: &[Vm],
@@ -87,74 +146,25 @@ impl Capture {
         copy: &mut VolatileCopy<'_>,
     ) {
         self.clear();
+        let mut innermost: Option<(&Vm, CFrame)> = None;
         let order = (0..vms.len()).map(|turn| (last + turn) % vms.len());
         for position in order.take(VMS_ASKED_MAX) {
             let Some(vm) = vms.get(position) else {
                 continue;
             };
-            if self.take_vm(vm, interpreter, thread, copy).is_some() {
+            let Some((roots, first)) = Roots::copy(vm, interpreter, thread, copy) else {
+                continue;
+            };
+            if innermost.is_none_or(|(_, known)| first.at < known.at) {
+                innermost = Some((vm, first));
                 self.vm = Some(position);
-                self.copy_stacks(vm.layout, thread, copy);
-                return;
+                self.roots = roots;
             }
-            self.cframes.clear();
         }
-    }
-
-    /// `None` if it does not run here.
-    fn take_vm(
-        &mut self,
-        vm: &Vm,
-        interpreter: &Range<Avma>,
-        thread: &ThreadContext,
-        copy: &mut VolatileCopy<'_>,
-    ) -> Option<()> {
-        let layout = vm.layout;
-        let behind_traces = vm.traces.map_or(vm.current + 16, |traces| traces + 16);
-        let bytes = usize::try_from(behind_traces.checked_sub(vm.vmstate)?).ok()?;
-        let global = copy.copy(Avma(vm.global.checked_add(vm.vmstate)?), bytes);
-        let field = |at: u64| usize::try_from(at.wrapping_sub(vm.vmstate)).unwrap_or(usize::MAX);
-        self.vmstate = u32_in(global, 0)?.cast_signed();
-        self.current = layout.reference_in(global, field(vm.current))?;
-        self.jit_base =
-            layout.reference_in(global, field(vm.current + layout.reference_bytes()))?;
-        self.traces = vm.traces.and_then(|at| {
-            let table = u64_in(global, field(at))?;
-            Some((table, u32_in(global, field(at + 12))?))
-        });
-        let current = copy.copy(Avma(self.current), layout.thread.bytes);
-        let is_thread = usize::try_from(layout.gct)
-            .ok()
-            .and_then(|gct| current.get(gct))
-            == Some(&GCT_THREAD);
-        let global = layout.reference_in(current, usize::try_from(layout.thread.glref).ok()?)?;
-        if !is_thread || global != vm.global {
-            return None;
+        if let Some((vm, first)) = innermost {
+            self.follow(vm.layout, interpreter, thread, copy, first);
+            self.copy_stacks(vm.layout, interpreter, thread, copy);
         }
-        let cframe = u64_in(current, usize::try_from(layout.thread.cframe).ok()?)? & !CFRAME_FLAGS;
-        let first = CFrame {
-            at: cframe,
-            thread: self.current,
-        };
-        let first = match self.is_on_stack(layout, first, thread, copy) {
-            true => first,
-            // C code has resumed another thread, which has just ended.
-            false => search(layout, interpreter, thread, copy, stack_pointer(thread)?)?,
-        };
-        self.follow(layout, interpreter, thread, copy, first);
-        Some(())
-    }
-
-    fn is_on_stack(
-        &self,
-        layout: &Layout,
-        cframe: CFrame,
-        thread: &ThreadContext,
-        copy: &VolatileCopy<'_>,
-    ) -> bool {
-        let is_within = thread.stack.contains(&Avma(cframe.at))
-            && stack_pointer(thread).is_some_and(|sp| sp <= cframe.at);
-        is_within && thread_of(layout, copy, cframe.at) == Some(cframe.thread)
     }
 
     /// Finds all C frames from `first` outwards.
@@ -173,8 +183,14 @@ impl Capture {
         }
     }
 
-    /// Copies the Lua threads and their stacks.
-    fn copy_stacks(&self, layout: &Layout, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
+    /// Copies the Lua threads, their stacks, and the functions on these.
+    fn copy_stacks(
+        &mut self,
+        layout: &Layout,
+        interpreter: &Range<Avma>,
+        thread: &ThreadContext,
+        copy: &mut VolatileCopy<'_>,
+    ) {
         let mut threads = [0; THREADS_MAX];
         let mut count = 0;
         for cframe in &self.cframes {
@@ -188,29 +204,47 @@ impl Capture {
         let threads = threads.get(..count).unwrap_or_default();
         let mut wanted = [(Avma(0), 0); THREADS_MAX];
         let mut regions = 0;
-        let others = threads.iter().filter(|&&other| other != self.current);
+        let others = threads.iter().filter(|&&other| other != self.roots.current);
         for (&other, wanted) in others.zip(&mut wanted) {
             *wanted = (Avma(other), layout.thread.bytes);
             regions += 1;
         }
         copy.copy_all(wanted.get(..regions).unwrap_or_default());
+        let mut stacks = [Used::default(); THREADS_MAX];
         let mut wanted = [(Avma(0), 0); THREADS_MAX];
         let mut regions = 0;
         for &lua in threads {
-            let is_current = lua == self.current;
-            let jit_base = is_current.then_some(self.jit_base);
+            let is_current = lua == self.roots.current;
+            let jit_base = is_current.then_some(self.roots.jit_base);
             let registers =
                 [RDX, RBP].map(|register| thread.registers.get(register).filter(|_| is_current));
-            let highest = registers.into_iter().chain([jit_base]).flatten();
-            if let (Some(region), Some(free)) = (
-                used_stack(layout, copy, lua, highest),
+            let [rdx, rbp] = registers;
+            if let (Some(used), Some(free), Some(region)) = (
+                Used::find(layout, copy, lua, [rdx, rbp, jit_base]),
+                stacks.get_mut(regions),
                 wanted.get_mut(regions),
             ) {
-                *free = region;
+                *free = used;
+                *region = (Avma(used.stack), used.bytes);
                 regions += 1;
             }
         }
         copy.copy_all(wanted.get(..regions).unwrap_or_default());
+        let mut functions = Wanted::default();
+        let is_in_c = self.roots.vmstate == STATE_INTERPRETER
+            && !thread
+                .registers
+                .pc()
+                .is_some_and(|pc| interpreter.contains(&pc));
+        for used in stacks.get(..regions).unwrap_or_default() {
+            let copied = copy.slice_at(Avma(used.stack)).len() as u64;
+            if used.stack.saturating_add(copied) >= used.highest && copied > 0 {
+                self.copied.push(used.thread);
+                let is_above = is_in_c && used.thread == self.roots.current;
+                functions.add_of_stack(layout, copy, used.stack, used.bases(), is_above);
+            }
+        }
+        functions.copy(layout, copy);
     }
 }
 
@@ -264,50 +298,87 @@ fn search(
     copy: &VolatileCopy<'_>,
     from: u64,
 ) -> Option<CFrame> {
-    for word in 0..SEARCH_WORDS_MAX {
-        let slot = from.checked_add(word * 8)?;
-        if !thread.stack.contains(&Avma(slot)) {
-            break;
+    /// Read at once: to ask for each word would take as long as all else.
+    const CHUNK_BYTES: usize = 512;
+    let mut chunk = [0; CHUNK_BYTES];
+    let mut next = from;
+    for _ in 0..SEARCH_BYTES_MAX / CHUNK_BYTES {
+        let read = copy.stack().read(Avma(next), &mut chunk).ok()?;
+        let words = chunk.get(..read)?.chunks_exact(8);
+        for (slot, word) in (next..).step_by(8).zip(words) {
+            let at = slot.checked_add(8)?;
+            if !interpreter.contains(&Avma(u64_in(word, 0)?)) {
+                continue;
+            }
+            let lua = thread_of(layout, copy, at)?;
+            if lua != 0 && lua.is_multiple_of(layout.reference_bytes()) {
+                return thread
+                    .stack
+                    .contains(&Avma(slot))
+                    .then_some(CFrame { at, thread: lua });
+            }
         }
-        let at = slot.checked_add(8)?;
-        if !interpreter.contains(&Avma(copy.word(Avma(slot))?)) {
-            continue;
-        }
-        let lua = thread_of(layout, copy, at)?;
-        if lua != 0 && lua.is_multiple_of(layout.reference_bytes()) {
-            return Some(CFrame { at, thread: lua });
-        }
+        next = next.checked_add(CHUNK_BYTES as u64)?;
     }
     None
 }
 
 /// What is in use of the stack of a Lua thread.
-fn used_stack(
-    layout: &Layout,
-    copy: &VolatileCopy<'_>,
-    lua: u64,
-    others: impl Iterator<Item = u64>,
-) -> Option<(Avma, usize)> {
-    let word = |field: u64| copy.word(Avma(lua.checked_add(field)?));
-    let reference = |field| {
-        let word = word(field)?;
-        Some(if layout.gc64 {
-            word
-        } else {
-            word & u64::from(u32::MAX)
-        })
-    };
-    let stack = reference(layout.thread.stack)?;
-    let end = reference(layout.thread.maxstack)?.checked_add(SLACK_BYTES)?;
-    let base = word(layout.thread.base)?;
-    let top = word(layout.thread.top)?;
-    let highest = others
-        .chain([base, top])
-        .filter(|highest| (stack..=end).contains(highest))
-        .max()?;
-    let bytes = highest
-        .checked_add(SLACK_BYTES)?
-        .min(end)
-        .checked_sub(stack)?;
-    Some((Avma(stack), usize::try_from(bytes).ok()?))
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    thread: u64,
+    stack: u64,
+    /// The highest slot that is known to be in use.
+    highest: u64,
+    /// What is to be copied.
+    bytes: usize,
+    /// Where the slots of the innermost function may begin.
+    bases: [u64; 4],
+    bases_count: usize,
+}
+
+impl Used {
+    /// Of `lua`, the innermost function of which may as well have its slots at one of `others`.
+    fn find(
+        layout: &Layout,
+        copy: &VolatileCopy<'_>,
+        lua: u64,
+        others: [Option<u64>; 3],
+    ) -> Option<Self> {
+        let word = |field: u64| copy.word(Avma(lua.checked_add(field)?));
+        let reference = |field| {
+            let word = word(field)?;
+            Some(if layout.gc64 {
+                word
+            } else {
+                word & u64::from(u32::MAX)
+            })
+        };
+        let stack = reference(layout.thread.stack)?;
+        let end = reference(layout.thread.maxstack)?.checked_add(SLACK_BYTES)?;
+        let (base, top) = (word(layout.thread.base)?, word(layout.thread.top)?);
+        let mut used = Self {
+            thread: lua,
+            stack,
+            highest: Some(top)
+                .filter(|top| (stack..=end).contains(top))
+                .unwrap_or(stack),
+            ..Self::default()
+        };
+        for base in others.into_iter().flatten().chain([base]) {
+            let is_base = (stack..=end).contains(&base) && base.is_multiple_of(8);
+            if let Some(free) = used.bases.get_mut(used.bases_count).filter(|_| is_base) {
+                *free = base;
+                used.bases_count += 1;
+                used.highest = used.highest.max(base);
+            }
+        }
+        let upto = used.highest.checked_add(SLACK_BYTES)?.min(end);
+        used.bytes = usize::try_from(upto.checked_sub(stack)?).ok()?;
+        Some(used)
+    }
+
+    fn bases(&self) -> &[u64] {
+        self.bases.get(..self.bases_count).unwrap_or_default()
+    }
 }

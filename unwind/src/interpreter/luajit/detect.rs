@@ -45,7 +45,12 @@ impl Image {
 
 /// The text that begins with [`VERSION_MARK`], if it is the name of a version rather than part of a sentence.
 fn version_in(bytes: &[u8]) -> Option<String> {
-    let start = memmem::find(bytes, VERSION_MARK)?;
+    let mut starts = memmem::find_iter(bytes, VERSION_MARK);
+    let start = starts.find(|&start| {
+        start
+            .checked_sub(1)
+            .is_none_or(|before| bytes.get(before) == Some(&0))
+    })?;
     let text = bytes.get(start..)?;
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b" .-+".contains(byte);
     let version = text
@@ -76,5 +81,7 @@ mod tests {
             Some("LuaJIT 2.1.0-beta3")
         );
         assert_eq!(version_in(b"LuaJIT"), None);
+        let text = b"such as LuaJIT 2.0.1\0LuaJIT 2.1.5\0";
+        assert_eq!(version_in(text).as_deref(), Some("LuaJIT 2.1.5"));
     }
 }

@@ -33,8 +33,18 @@ pub(super) struct Layout {
     pub(super) trace: TraceLayout,
     /// A C frame.
     pub(super) cframe: CFrameLayout,
-    /// From the fields of global_State whose values are known, to others: how far `vmstate` lies before `mainthref`.
+    /// From the field of global_State that is looked for to another: how far `vmstate` lies before `mainthref`.
     pub(super) vmstate_before_main: u64,
+    /// Only in the layouts up to May 2020, which are known by it.
+    pub(super) empty_string: Option<EmptyString>,
+}
+
+/// `strempty` in global_State: a string without characters.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct EmptyString {
+    pub(super) before_main: usize,
+    /// Where in it the number of its characters is.
+    pub(super) length: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -98,7 +108,8 @@ pub(super) const CFRAME_RETURN: u64 = 72;
 pub(super) const CFRAME_BYTES: u64 = 80;
 
 /// 64-bit references: the default from December 2019 on.
-pub(super) static GC64: Layout = Layout {
+pub(super) static GC64: Layout = GC64_NEWER;
+const GC64_NEWER: Layout = Layout {
     gc64: true,
     gct: 9,
     thread: ThreadLayout {
@@ -145,10 +156,22 @@ pub(super) static GC64: Layout = Layout {
         prev: 32,
     },
     vmstate_before_main: 8,
+    empty_string: None,
+};
+
+/// The same up to May 2020.
+pub(super) static GC64_OLDER: Layout = Layout {
+    vmstate_before_main: 72,
+    empty_string: Some(EmptyString {
+        before_main: 32,
+        length: 16,
+    }),
+    ..GC64_NEWER
 };
 
 /// 32-bit references.
-pub(super) static GC32: Layout = Layout {
+pub(super) static GC32: Layout = GC32_NEWER;
+const GC32_NEWER: Layout = Layout {
     gc64: false,
     gct: 5,
     thread: ThreadLayout {
@@ -195,6 +218,18 @@ pub(super) static GC32: Layout = Layout {
         prev: 32,
     },
     vmstate_before_main: 4,
+    empty_string: None,
+};
+
+/// The same up to May 2020.
+pub(super) static GC32_OLDER: Layout = Layout {
+    string_data: 0x10,
+    vmstate_before_main: 40,
+    empty_string: Some(EmptyString {
+        before_main: 20,
+        length: 12,
+    }),
+    ..GC32_NEWER
 };
 
 impl Layout {

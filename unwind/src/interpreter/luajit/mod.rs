@@ -12,7 +12,14 @@
 mod calibrate;
 mod capture;
 mod detect;
+#[cfg(test)]
+mod frozen_tests;
+mod functions;
+#[cfg(test)]
+mod header_tests;
 mod layout;
+#[cfg(any(test, fuzzing))]
+pub(super) mod machine;
 mod names;
 mod proto;
 mod stack;
@@ -22,9 +29,11 @@ mod thread_walk;
 mod trace;
 mod walk;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Interpreter, Language, Runtime, RuntimeImage, Unsupported};
+use crate::address::Svma;
 use crate::elf::ElfImage;
 use crate::memory::MemoryReader;
 use crate::modules::Module;
@@ -52,6 +61,10 @@ impl RuntimeImage for Image {
         self.version.clone()
     }
 
+    fn code(&self) -> Option<Range<Svma>> {
+        Some(self.interpreter.clone())
+    }
+
     fn attach(
         &self,
         module: &Module,
@@ -65,6 +78,9 @@ impl RuntimeImage for Image {
         }
         let start = module.bias.avma(self.interpreter.start);
         let end = module.bias.avma(self.interpreter.end);
-        Ok(Box::new(LuaJitProcess::new(start..end)))
+        Ok(Box::new(LuaJitProcess::new(
+            start..end,
+            module.avma.clone(),
+        )))
     }
 }

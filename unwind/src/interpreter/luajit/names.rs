@@ -4,16 +4,16 @@ use super::proto::{Proto, string};
 use crate::memory::MemoryReader;
 
 /// Opcodes of LuaJIT 2.1 (lj_bc.h).
-const MOV: u8 = 18;
+pub(super) const MOV: u8 = 18;
 const KNIL: u8 = 44;
-const UGET: u8 = 45;
-const GGET: u8 = 54;
-const TGETS: u8 = 57;
-const CALLM: u8 = 65;
-const CALL: u8 = 66;
-const CALLT: u8 = 68;
-const ITERC: u8 = 69;
-const ITERN: u8 = 70;
+pub(super) const UGET: u8 = 45;
+pub(super) const GGET: u8 = 54;
+pub(super) const TGETS: u8 = 57;
+pub(super) const CALLM: u8 = 65;
+pub(super) const CALL: u8 = 66;
+pub(super) const CALLT: u8 = 68;
+pub(super) const ITERC: u8 = 69;
+pub(super) const ITERN: u8 = 70;
 
 /// How far a value is followed back through the tables and variables that it comes from.
 const STEPS_MAX: usize = 8;

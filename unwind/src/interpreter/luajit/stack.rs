@@ -97,6 +97,11 @@ impl Link {
         self.raw & TYPE_AND_P == TYPE_VARARG
     }
 
+    /// Whether it is a distance, as pcall has it where other callers have their position.
+    pub(super) fn is_distance(self) -> bool {
+        !self.is_lua() && (1..=FRAMES_MAX as u64 * 16).contains(&self.distance())
+    }
+
     /// How far below the caller's frame lies.
     pub(super) fn distance(self) -> u64 {
         self.raw & !TYPE_AND_P
@@ -200,9 +205,10 @@ impl<'a> StackWalk<'a> {
         }
     }
 
-    /// The innermost frame was called by the instruction before `pc`, whatever its link says.
-    pub(super) fn called_before(mut self, pc: Option<u64>) -> Self {
-        self.first_link = pc.map(|raw| Link { raw });
+    /// The link of the innermost frame, whatever its slot says; and whether only its callers are wanted.
+    pub(super) fn called_before(mut self, link: Option<u64>, is_over: bool) -> Self {
+        self.first_link = link.map(|raw| Link { raw });
+        self.skips = is_over;
         self
     }
 

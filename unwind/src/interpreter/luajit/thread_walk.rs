@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::capture::{CFrame, RDX};
+use super::capture::{CFrame, RDX, STATE_INTERPRETER};
 use super::layout::Layout;
 use super::names;
 use super::proto::{Callee, callee};
-use super::stack::{Broken, LuaThread, Pc, StackFrame, StackWalk, distance_to_caller};
+use super::stack::{Broken, Link, LuaThread, Pc, StackFrame, StackWalk, distance_to_caller};
 use super::trace::Inlined;
 use super::walk::{BUILTINS_MAX, LuaJitProcess, Marker, RBX};
 use crate::address::Avma;
@@ -17,7 +17,6 @@ use crate::interpreter::{
 use crate::memory::MemoryReader;
 
 /// What a virtual machine does, as minus one less the number in `vmstate` (lj_obj.h, LJ_VMST_*).
-const STATE_INTERPRETER: i32 = !0;
 const STATE_GC: i32 = !2;
 const STATE_EXIT: i32 = !3;
 const STATE_RECORD: i32 = !4;
@@ -45,8 +44,10 @@ struct Start {
     is_after_call: bool,
     precision: LinePrecision,
     kind: FunctionKind,
-    /// Behind the call that is just being made, or returned from.
+    /// The link of the call that is just being made, or returned from.
     called_before: Option<u64>,
+    /// That call is over: only its callers are to be shown.
+    is_over: bool,
 }
 
 /// A frame to be shown, before its function is named.
@@ -105,12 +106,23 @@ impl ThreadWalk<'_> {
             return;
         };
         let at = Some(self.native_of(first).start);
+        if !self.process.capture.copied.contains(&innermost.thread) {
+            // What its stack holds by now is not what it held.
+            return self.lose(Lost::TooDeep, at);
+        }
         let Some(lua) = LuaThread::read(self.memory, self.layout, innermost.thread) else {
             return self.lose(Lost::Unreadable, at);
         };
         let mut from = out.frames.len();
-        if first == 0 && lua.at == self.process.capture.current {
+        if first == 0 && lua.at == self.process.capture.roots.current {
             out.frames.extend(self.pseudo_frame());
+            // What C code has called of the virtual machine is inside that.
+            let own = self.process.own.clone();
+            let marker = self.markers.first().map_or(0, |marker| marker.native);
+            if out.frames.len() > from && !own.is_empty() && own.end < marker {
+                out.close(from, own.end..own.end);
+                from = out.frames.len();
+            }
         }
         let start = self.start(first, lua, innermost);
         let mut found: Vec<(Found, usize)> = Vec::new();
@@ -133,7 +145,7 @@ impl ThreadWalk<'_> {
             start.base,
             Pc::Innermost,
         );
-        let mut walk = walk.called_before(start.called_before);
+        let mut walk = walk.called_before(start.called_before, start.is_over);
         let broken = loop {
             match walk.next() {
                 Ok(Some((frame, cframe))) => {
@@ -175,7 +187,7 @@ impl ThreadWalk<'_> {
 
     /// What the virtual machine is busy with other than Lua code.
     fn pseudo_frame(&mut self) -> Option<InterpretedFrame> {
-        let name = match self.process.capture.vmstate {
+        let name = match self.process.capture.roots.vmstate {
             STATE_GC => "[gc]",
             STATE_EXIT => "[jit: exit]",
             STATE_RECORD => "[jit: record]",
@@ -212,15 +224,16 @@ impl ThreadWalk<'_> {
             precision: LinePrecision::Exact,
             kind: FunctionKind::Interpreted,
             called_before: None,
+            is_over: false,
         };
-        if first != 0 || lua.at != self.process.capture.current {
+        if first != 0 || lua.at != self.process.capture.roots.current {
             return on_stack;
         }
         let marker = self
             .markers
             .iter()
             .find(|marker| marker.cframe == Some(first));
-        let state = self.process.capture.vmstate;
+        let state = self.process.capture.roots.vmstate;
         let is_trace = marker.is_some_and(|marker| marker.trace.is_some());
         if state >= 0 || is_trace {
             return self.start_on_trace(marker, lua, on_stack);
@@ -241,12 +254,21 @@ impl ThreadWalk<'_> {
                             base,
                             pc,
                             is_after_call: !self.is_before_fetch(),
-                            called_before: pc.filter(|&pc| self.is_of_caller(base, pc)),
+                            called_before: pc.filter(|&pc| self.is_its_link(lua, base, pc)),
                             ..on_stack
                         }
                     }
-                    // On the way back from C code that a builtin has called.
-                    None => self.start_in_builtin(marker, lua, on_stack),
+                    // Its result lies where the function was.
+                    None => match self.link_of_returning(lua) {
+                        Some((base, link)) => Start {
+                            base,
+                            called_before: Some(link),
+                            is_over: true,
+                            ..on_stack
+                        },
+                        // On the way back from C code that a builtin has called.
+                        None => self.start_in_builtin(marker, lua, on_stack),
+                    },
                 }
             }
             // Builtins written in assembly keep their own base in a register while they call C code.
@@ -254,6 +276,16 @@ impl ThreadWalk<'_> {
                 self.start_in_builtin(marker, lua, on_stack)
             }
             _ => on_stack,
+        }
+    }
+
+    /// Whether `pc` is not a position in the function whose slots begin at `base`, but its link: a call is just being
+    /// made, or is being returned from. The link may not have been written yet.
+    fn is_its_link(&mut self, lua: LuaThread, base: u64, pc: u64) -> bool {
+        match (Link { raw: pc }).is_distance() {
+            // As pcall has it; C code that calls Lua has such a number there before it has a new base.
+            true => !self.has_caller(lua, base),
+            false => self.is_of_caller(base, pc),
         }
     }
 
@@ -275,6 +307,40 @@ impl ThreadWalk<'_> {
         };
         let instruction = super::stack::instruction_before(memory, pc);
         !is_own && instruction.is_some_and(names::is_call)
+    }
+
+    /// The base of the function that is just returning, and its link: both are in registers still, while its slots
+    /// may have been written over.
+    fn link_of_returning(&self, lua: LuaThread) -> Option<(u64, u64)> {
+        let registers = &self.thread.registers;
+        let (base, link) = (registers.get(RDX)?, registers.get(RBX)?);
+        let is_call = |pc| {
+            super::stack::instruction_before(self.memory, pc).filter(|&call| names::is_call(call))
+        };
+        let is_link = match (Link { raw: link }).is_distance() {
+            true => true,
+            false => {
+                let caller = base.checked_sub(distance_to_caller(self.layout, is_call(link)?))?;
+                self.is_base(lua, caller)
+            }
+        };
+        (is_link && lua.can_be_base(base)).then_some((base, link))
+    }
+
+    /// Whether `pc` is a position in the function whose slots begin at `base`.
+    fn is_in_function(&mut self, base: u64, pc: u64) -> bool {
+        let (memory, layout) = (self.memory, self.layout);
+        let function = super::stack::function(memory, layout, base.wrapping_sub(8));
+        match function.and_then(|function| callee(memory, layout, function)) {
+            Some(Callee::Lua { bytecode }) => {
+                let proto = self.process.protos.get(memory, layout, bytecode);
+                // Behind its last instruction it can be no more than returned to.
+                proto.is_some_and(|proto| {
+                    proto.position(pc.wrapping_sub(4)).is_some() || proto.position(pc).is_some()
+                })
+            }
+            _ => false,
+        }
     }
 
     /// Whether the thread stands where the next instruction is about to be fetched: a jump has been made already, so that
@@ -344,13 +410,19 @@ impl ThreadWalk<'_> {
         lua: LuaThread,
         on_stack: Start,
     ) -> Start {
-        let capture = &self.process.capture;
-        let base = match lua.can_be_base(capture.jit_base) && capture.vmstate >= 0 {
-            true => capture.jit_base,
+        let (vm, roots) = (self.process.capture.vm, self.process.capture.roots);
+        // Nothing unless a trace is executed; at its first instructions the state does not say so yet.
+        let base = match lua.can_be_base(roots.jit_base) {
+            true => roots.jit_base,
             false => lua.base,
         };
         let trace = marker.and_then(|marker| marker.trace.as_ref());
         let frames = trace.and_then(|(trace, pc)| trace.frames_at(self.memory, self.layout, *pc));
+        // Where one trace goes on in another, the base is that of the other for some instructions.
+        let frames = frames.filter(|frames| {
+            let outermost = frames.last();
+            outermost.is_some_and(|frame| frame.pc == 0 || self.is_in_function(base, frame.pc))
+        });
         if let Some(mut inlined) = frames
             && let Some(outermost) = inlined.pop()
         {
@@ -362,11 +434,12 @@ impl ThreadWalk<'_> {
                 precision: LinePrecision::Block,
                 kind: FunctionKind::Compiled,
                 called_before: None,
+                is_over: false,
             };
         }
         // On the way into a trace or out of it: where it begins is all that is known.
-        let (vm, number) = (capture.vm, u32::try_from(capture.vmstate).ok());
-        let table = capture.traces;
+        let number = u32::try_from(roots.vmstate).ok();
+        let table = roots.traces;
         let start_pc = trace.map(|(trace, _)| trace.start_pc).or_else(|| {
             let traces = self.process.traces.get_mut(vm?)?;
             let trace = traces.read(self.memory, self.layout, table?, number?)?;

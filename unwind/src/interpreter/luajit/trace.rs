@@ -33,7 +33,7 @@ const SNAP_FRAME: u32 = 0x1_0000;
 const SNAP_CONT: u32 = 0x2_0000;
 
 /// SnapShot: 12 bytes, since 2021-03 with the machine address from which it holds.
-const SNAPSHOT_BYTES: usize = 12;
+pub(super) const SNAPSHOT_BYTES: usize = 12;
 
 /// A trace, as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +105,10 @@ impl Trace {
         memory
             .read_exact(Avma(self.snapshots), &mut snapshots)
             .ok()?;
+        let code_bytes = self.code.end - self.code.start;
+        if !have_offsets(&snapshots, self.map_count, code_bytes, layout.gc64) {
+            return None;
+        }
         let mut governing = None;
         for snapshot in snapshots.chunks_exact(SNAPSHOT_BYTES) {
             let from = u64::from(u16_in(snapshot, 6)?);
@@ -139,6 +143,36 @@ impl Trace {
             false => map.frames_of_one_slot(),
         }
     }
+}
+
+/// Whether snapshots say from which machine address they hold, as they do since 2021-03: by where the map of each ends,
+/// which the number of its entries tells. That number lay where others are now.
+fn have_offsets(snapshots: &[u8], map_count: u32, code_bytes: u64, gc64: bool) -> bool {
+    /// What lies in a map behind its entries, in words: where the bytecode goes on, and with 32-bit references the
+    /// links of all frames, as many as are inlined.
+    const BEHIND_GC64: u32 = 2;
+    const BEHIND_GC32: std::ops::RangeInclusive<u32> = 1..=65;
+    let starts = snapshots
+        .chunks_exact(SNAPSHOT_BYTES)
+        .filter_map(|snapshot| u32_in(snapshot, 0));
+    let ends = starts.clone().skip(1).chain([map_count]);
+    let mut offset_before = 0;
+    let mut maps = starts.zip(ends).zip(snapshots.chunks_exact(SNAPSHOT_BYTES));
+    maps.all(|((start, end), snapshot)| {
+        let (Some(offset), Some(&entries)) = (u16_in(snapshot, 6), snapshot.get(10)) else {
+            return false;
+        };
+        let is_further = offset >= offset_before && u64::from(offset) <= code_bytes;
+        offset_before = offset;
+        let behind = end
+            .checked_sub(start)
+            .and_then(|words| words.checked_sub(u32::from(entries)));
+        is_further
+            && behind.is_some_and(|behind| match gc64 {
+                true => behind == BEHIND_GC64,
+                false => BEHIND_GC32.contains(&behind),
+            })
+    })
 }
 
 /// The map of one snapshot: what is in which slot.

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::calibrate::Vm;
 use super::capture::{Capture, RBP};
 use super::layout::{
-    CFRAME_BYTES, CFRAME_R14, CFRAME_R15, CFRAME_RBP, CFRAME_RBX, CFRAME_RETURN, Layout,
+    CFRAME_BYTES, CFRAME_R14, CFRAME_R15, CFRAME_RBP, CFRAME_RBX, CFRAME_RETURN, GC32, GC64, Layout,
 };
 use super::proto::Protos;
 use super::thread_walk::ThreadWalk;
@@ -61,12 +61,16 @@ pub(super) struct Marker {
 #[derive(Debug)]
 pub(super) struct LuaJitProcess {
     interpreter: Range<Avma>,
+    /// The image that it is in.
+    image: Range<Avma>,
     vms: Vec<Vm>,
     pub(super) traces: Vec<Traces>,
     /// The virtual machine that ran last.
     last: usize,
     pub(super) capture: Capture,
     markers: Vec<Marker>,
+    /// The innermost native frames in a row that are in the image, but not in the interpreter.
+    pub(super) own: Range<usize>,
     pub(super) protos: Protos,
     /// Functions without a place in any file, by name; and by where their objects lie, those that were seen called.
     builtins: FxHashMap<String, Arc<Function>>,
@@ -74,15 +78,17 @@ pub(super) struct LuaJitProcess {
 }
 
 impl LuaJitProcess {
-    /// The interpreter's code lies at `interpreter`.
-    pub(super) fn new(interpreter: Range<Avma>) -> Self {
+    /// The interpreter's code lies at `interpreter`, in `image`.
+    pub(super) fn new(interpreter: Range<Avma>, image: Range<Avma>) -> Self {
         Self {
             interpreter,
+            image,
             vms: Vec::new(),
             traces: Vec::new(),
             last: 0,
             capture: Capture::default(),
             markers: Vec::new(),
+            own: 0..0,
             protos: Protos::default(),
             builtins: FxHashMap::default(),
             natives: FxHashMap::default(),
@@ -101,12 +107,25 @@ impl LuaJitProcess {
             .position(|cframe| cframe.at >= sp)
     }
 
+    /// Notes a frame that is in an image, but not in the interpreter.
+    fn note_own(&mut self, index: usize, at: Avma) {
+        if !self.markers.is_empty() || !self.image.contains(&at) {
+            return;
+        }
+        if self.own.is_empty() {
+            self.own = index..index;
+        }
+        if self.own.end == index {
+            self.own.end = index + 1;
+        }
+    }
+
     /// The trace that machine code without a file at `pc` belongs to.
     fn trace_at(&mut self, memory: &dyn MemoryReader, pc: u64) -> Option<Trace> {
         let vm = self.capture.vm?;
         let layout = self.vms.get(vm)?.layout;
-        let likely = u32::try_from(self.capture.vmstate).ok();
-        let table = self.capture.traces?;
+        let likely = u32::try_from(self.capture.roots.vmstate).ok();
+        let table = self.capture.roots.traces?;
         self.traces
             .get_mut(vm)?
             .find(memory, layout, table, likely, pc)
@@ -117,8 +136,8 @@ impl LuaJitProcess {
         let area = || {
             let vm = self.capture.vm?;
             let layout = self.vms.get(vm)?.layout;
-            let number = u32::try_from(self.capture.vmstate).ok()?;
-            let table = self.capture.traces?;
+            let number = u32::try_from(self.capture.roots.vmstate).ok()?;
+            let table = self.capture.roots.traces?;
             let trace = self
                 .traces
                 .get_mut(vm)?
@@ -166,16 +185,33 @@ impl LuaJitProcess {
             false => Vec::new(),
         };
         for at in places.into_iter().chain(near) {
-            let read = |at: u64| memory.read_u64(Avma(at)).ok();
-            let gc64 = at.checked_add(16).and_then(read);
-            let gc32 = at.checked_add(24).and_then(read);
-            let gc32 = gc32.map(|word| word & u64::from(u32::MAX));
-            for lua in [gc64, gc32].into_iter().flatten() {
+            for lua in threads_of_cframe(memory, at) {
                 if self.take_in(memory, lua) {
                     return;
                 }
             }
         }
+    }
+
+    /// Whether the thread is in another virtual machine as well, inside the one that was captured; takes that in for
+    /// the next sample. Gives the native frame at which it was met.
+    fn meet_inside(&mut self, memory: &dyn MemoryReader) -> Option<usize> {
+        let is_unknown = |marker: &&Marker| {
+            let cframe = marker
+                .cframe
+                .and_then(|cframe| self.capture.cframes.get(cframe));
+            marker.trace.is_none() && cframe.is_none_or(|cframe| cframe.at != marker.sp)
+        };
+        let marker = self.markers.iter().find(is_unknown)?;
+        let (native, at) = (marker.native, marker.sp);
+        for lua in threads_of_cframe(memory, at) {
+            let is_new = Vm::of_thread(memory, lua)
+                .is_some_and(|vm| self.vms.iter().all(|known| known.global != vm.global));
+            if is_new && self.take_in(memory, lua) {
+                return Some(native);
+            }
+        }
+        None
     }
 
     /// Whether a C frame may lie at `at`, by what it says of the one outside it.
@@ -209,6 +245,7 @@ impl Interpreter for LuaJitProcess {
 
     fn begin(&mut self, _thread: &ThreadContext, _memory: &dyn MemoryReader) {
         self.markers.clear();
+        self.own = 0..0;
     }
 
     fn visit(
@@ -224,11 +261,12 @@ impl Interpreter for LuaJitProcess {
         let mut trace = None;
         if !is_interpreter {
             if frame.is_in_image {
+                self.note_own(frame.index, Avma(lookup));
                 return None;
             }
             // Other runtimes compile as well (pcre): only what is known to be ours is, or must be.
             trace = self.trace_at(memory, lookup).map(|trace| (trace, lookup));
-            let must_be = self.capture.traces.is_none() && self.capture.vmstate >= 0;
+            let must_be = self.capture.roots.traces.is_none() && self.capture.roots.vmstate >= 0;
             if trace.is_none() && !must_be && !self.is_exit_stub(memory, lookup) {
                 return None;
             }
@@ -275,6 +313,12 @@ impl Interpreter for LuaJitProcess {
             // For the next sample.
             let _none_yet = vm.find_traces(memory);
         }
+        if let Some(at) = self.meet_inside(memory) {
+            return Walked::Lost {
+                reason: Lost::NotFound,
+                at: Some(at),
+            };
+        }
         let markers = std::mem::take(&mut self.markers);
         let cframes = std::mem::take(&mut self.capture.cframes);
         let mut walk = ThreadWalk {
@@ -301,6 +345,16 @@ impl Interpreter for LuaJitProcess {
         self.capture.cframes = cframes;
         walked
     }
+}
+
+/// What the C frame at `at` would name as its Lua thread, by either size of references.
+fn threads_of_cframe(memory: &dyn MemoryReader, at: u64) -> impl Iterator<Item = u64> + use<> {
+    let word = |layout: &Layout| {
+        let at = at.checked_add(layout.cframe.thread)?;
+        memory.read_u64(Avma(at)).ok()
+    };
+    let gc32 = word(&GC32).map(|word| word & u64::from(u32::MAX));
+    [word(&GC64), gc32].into_iter().flatten()
 }
 
 /// The registers of whoever has entered the interpreter at the C frame at `at`.

@@ -9,9 +9,13 @@ use crate::address::Avma;
 use crate::interpreter::{Lost, VolatileCopy};
 
 /// Frames of one thread. Python's own limit is 1000 unless a program raises it.
-const FRAMES_MAX: usize = 4096;
+const FRAMES_MAX: usize = 16_384;
 /// Activations of the evaluation loop on one thread: some hundred kilobytes of C stack.
 const ACTIVATIONS_MAX: usize = 1024;
+/// A frame that was not expected is copied with what lies before it in its page: its callers, most likely.
+const PAGE_BYTES: u64 = 4096;
+/// Chunks of frames that are copied at once: the one in which a frame lies, and those of its callers.
+const CHUNKS_AT_ONCE: usize = 8;
 
 /// One activation of a Python function, as its frame shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +201,10 @@ impl Captured {
         if let Boundary::Shim { owner, from } = layout.frame.boundary {
             let owner = word(copy, at, owner)?.to_le_bytes()[0];
             if owner >= from {
-                self.close(Some(at));
+                // 3.15 has one more behind the outermost activation, which belongs to none.
+                if previous != Avma(0) || self.covered() < self.frames.len() {
+                    self.close(Some(at));
+                }
                 return Some(Next::Activation(previous));
             }
         }
@@ -237,16 +244,26 @@ impl Captured {
         if copy.word(at).is_some() && copy.word(last).is_some() {
             return Ok(());
         }
-        let start = match hints.chunk_start(at) {
-            Some(start) => start,
-            None => {
-                self.surprises += 1;
-                at
-            }
-        };
-        let before = usize::try_from(at.0 - start.0).map_err(|_| Lost::Inconsistent)?;
-        match copy.copy(start, before + bytes) {
-            copied if copied.len() == before + bytes => Ok(()),
+        let end = last.checked_add(8).ok_or(Lost::Inconsistent)?;
+        let mut regions = [(Avma(0), 0); CHUNKS_AT_ONCE];
+        let mut count = 0;
+        for (region, (start, chunk_end)) in regions.iter_mut().zip(hints.chunks_from(at)) {
+            // Of the first one only what is in use.
+            let end = if count == 0 { end } else { *chunk_end };
+            let bytes = usize::try_from(end.0 - start.0).map_err(|_| Lost::Inconsistent)?;
+            *region = (*start, bytes);
+            count += 1;
+        }
+        if count == 0 {
+            self.surprises += 1;
+            let page = Avma(at.0 & !(PAGE_BYTES - 1));
+            let bytes = usize::try_from(end.0 - page.0).map_err(|_| Lost::Inconsistent)?;
+            regions[0] = (page, bytes);
+            count = 1;
+        }
+        copy.copy_all(regions.get(..count).unwrap_or_default());
+        match (copy.word(at), copy.word(last)) {
+            (Some(_), Some(_)) => Ok(()),
             _ if copy.is_full() => Err(Lost::TooDeep),
             _ => Err(Lost::Unreadable),
         }
@@ -277,8 +294,17 @@ impl CFrame {
                     current: Avma(frame),
                 })
             }
-            Current::CFrame { pointer, frame, .. } => {
+            Current::CFrame {
+                pointer,
+                frame,
+                previous,
+                ..
+            } => {
                 let at = Avma(word(copy, state.address, pointer).ok_or(Lost::Unreadable)?);
+                // It lies on the thread's stack, of which nothing is copied where the thread was not stopped.
+                if word(copy, at, frame).is_none() {
+                    copy.copy(at, frame.max(previous) as usize + size_of::<u64>());
+                }
                 let frame = word(copy, at, frame).ok_or(Lost::Unreadable)?;
                 Ok(Self {
                     at: Some(at),

@@ -22,7 +22,7 @@ pub(super) enum Unsupported {
     /// Its threads run code from copies of their own, and none of them holds a lock.
     #[error("free-threaded builds of CPython are not supported")]
     FreeThreaded,
-    /// Older than 3.8 or newer than 3.14.
+    /// Older than 3.8 or newer than 3.15.
     #[error("CPython 3.{0} is not supported")]
     Version(u8),
     /// Which version it is could not be found out.
@@ -33,30 +33,54 @@ pub(super) enum Unsupported {
     Layout(u8),
 }
 
-/// How many numbers the groups have that are read, and those before them.
+/// How many numbers the groups have that are read, and those between them; and which number of a group is which, where that
+/// differs.
 struct Shape {
     interpreter: usize,
-    frame: usize,
-    code: usize,
-    set: usize,
     /// `PyInterpreterState.ceval.gil` in its group.
     gil: usize,
+    thread: usize,
+    /// `PyThreadState.thread_id` in its group; the native one and the chunk of frames follow.
+    thread_id: usize,
+    /// Of groups between those of threads and of frames.
+    behind_thread: usize,
+    frame: usize,
+    code: usize,
+    /// `PyTypeObject`, and in 3.15 `PyHeapTypeObject`.
+    kind: usize,
+    set: usize,
+    text: usize,
 }
 
 const SHAPE_3_13: Shape = Shape {
     interpreter: 13,
+    gil: 8,
+    thread: 9,
+    thread_id: 5,
+    behind_thread: 0,
     frame: 6,
     code: 10,
+    kind: 4,
     set: 0,
-    gil: 8,
+    text: 4,
 };
 
 const SHAPE_3_14: Shape = Shape {
     interpreter: 16,
+    gil: 9,
     frame: 8,
     code: 11,
     set: 4,
-    gil: 9,
+    ..SHAPE_3_13
+};
+
+const SHAPE_3_15: Shape = Shape {
+    thread: 16,
+    thread_id: 8,
+    behind_thread: 1,
+    kind: 8,
+    text: 5,
+    ..SHAPE_3_14
 };
 
 /// The first `bytes` of `_PyRuntime`: the version and the layout that they state; `None` when there is no cookie, as
@@ -89,6 +113,7 @@ fn read(
     let shape = match version.minor {
         13 => SHAPE_3_13,
         14 => SHAPE_3_14,
+        15 => SHAPE_3_15,
         minor => return Err(Unsupported::Version(minor)),
     };
     let layout = Groups { rest: numbers }
@@ -112,11 +137,12 @@ impl<'a> Groups<'a> {
     fn layout(mut self, shape: &Shape) -> Option<Layout> {
         let runtime = self.next(3)?;
         let interpreter = self.next(shape.interpreter)?;
-        let thread = self.next(9)?;
+        let thread = self.next(shape.thread)?;
+        let _behind_thread = self.next(shape.behind_thread)?;
         let frame = self.next(shape.frame)?;
         let code = self.next(shape.code)?;
         let object = self.next(2)?;
-        let _type = self.next(4)?;
+        let _kind = self.next(shape.kind)?;
         let _tuple = self.next(3)?;
         let _list = self.next(3)?;
         let _set = self.next(shape.set)?;
@@ -124,10 +150,10 @@ impl<'a> Groups<'a> {
         let _float = self.next(2)?;
         let _long = self.next(3)?;
         let bytes = self.next(3)?;
-        let text = self.next(4)?;
+        let text = self.next(shape.text)?;
         let is_as_ever = object.0 == [16, 8]
             && bytes.0.ends_with(&[16, 32])
-            && text.0.ends_with(&[32, 16, 40])
+            && text.0.get(1..4) == Some(&[32, 16, 40])
             && thread.0.get(1) < thread.0.get(2);
         if !is_as_ever {
             return None;
@@ -139,10 +165,10 @@ impl<'a> Groups<'a> {
             gil: Gil::OfInterpreter(interpreter.get_far(shape.gil)?),
             thread: ThreadLayout {
                 next: thread.get(2)?,
-                thread_id: thread.get(5)?,
-                native_thread_id: Some(thread.get(6)?),
+                thread_id: thread.get(shape.thread_id)?,
+                native_thread_id: Some(thread.get(shape.thread_id + 1)?),
                 current: Current::Frame(thread.get(4)?),
-                chunk: Some(thread.get(7)?),
+                chunk: Some(thread.get(shape.thread_id + 2)?),
             },
             frame: FrameLayout {
                 previous: frame.get(1)?,
@@ -266,6 +292,28 @@ mod tests {
         assert_eq!((version.minor, layout), (14, before));
     }
 
+    /// The numbers of 3.14 with those between them that 3.15 has added.
+    fn numbers_3_15() -> Vec<u64> {
+        let mut numbers = numbers_3_14();
+        let collector = numbers.len() - 1;
+        numbers.insert(collector, 56); // compactunicodeobject_size
+        numbers.splice(53..53, [24, 264, 1000, 872]); // behind tp_flags; and PyHeapTypeObject
+        numbers.splice(28..28, [200, 208, 120, 128, 0]); // behind status; and the exception stack's item
+        numbers.splice(24..24, [80, 88, 96]); // base_frame and two more, behind current_frame
+        numbers
+    }
+
+    #[test]
+    fn what_3_15_has_added_moves_nothing() {
+        let (version, layout) = parse(&runtime(0x030f_02f0, 0, &numbers_3_15()))
+            .unwrap()
+            .unwrap();
+        let (_, before) = parse(&runtime(0x030e_00f0, 0, &numbers_3_14()))
+            .unwrap()
+            .unwrap();
+        assert_eq!((version.minor, layout), (15, before));
+    }
+
     #[test]
     fn what_is_not_known_is_refused_by_its_name() {
         let refused =
@@ -275,8 +323,8 @@ mod tests {
             Unsupported::FreeThreaded
         );
         assert_eq!(
-            refused(0x030f_00a1, 0, &NUMBERS_3_13),
-            Unsupported::Version(15)
+            refused(0x0310_00a1, 0, &NUMBERS_3_13),
+            Unsupported::Version(16)
         );
         assert_eq!(
             refused(0x040d_00f0, 0, &NUMBERS_3_13),
@@ -296,7 +344,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_numbers_are_read_or_refused(
-            minor in 13u64..15,
+            minor in 13u64..16,
             numbers in prop::collection::vec(any::<u64>(), 0..120),
         ) {
             let read = parse(&runtime(0x0300_00f0 | minor << 16, 0, &numbers)).unwrap();

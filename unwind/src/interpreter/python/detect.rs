@@ -6,6 +6,7 @@ use super::debug_offsets::{self, Unsupported};
 use super::layout::{Layout, PythonVersion};
 use crate::address::Svma;
 use crate::elf::ElfImage;
+use crate::interpreter::jumps;
 
 /// Pieces of the evaluation loop that are looked for. Compilers make one, and one of what is hardly ever executed.
 const LOOP_PARTS_MAX: usize = 8;
@@ -106,7 +107,8 @@ fn with_other_parts(image: &ElfImage, main: Range<Svma>) -> Vec<Range<Svma>> {
         return parts;
     };
     let functions = image.fde_ranges();
-    for target in jump_targets(code, main.start) {
+    // What merely looks like a jump hardly ever leads to where an unusual entry of the unwind tables begins.
+    for (_, target) in jumps::leaving(code, main.start) {
         let after = functions.partition_point(|range| range.start <= target);
         let Some(range) = after.checked_sub(1).and_then(|index| functions.get(index)) else {
             continue;
@@ -120,41 +122,10 @@ fn with_other_parts(image: &ElfImage, main: Range<Svma>) -> Vec<Range<Svma>> {
     parts
 }
 
-/// Where the jumps in `code`, which lies at `start`, lead that leave it. What merely looks like a jump leads anywhere,
-/// which hardly ever is where an unusual entry of the unwind tables begins.
-fn jump_targets(code: &[u8], start: Svma) -> impl Iterator<Item = Svma> {
-    let end = start.0.saturating_add(code.len() as u64);
-    (0u64..)
-        .zip(code.windows(6))
-        .filter_map(move |(at, window)| {
-            let (length, displacement) = match *window {
-                [0xe9, a, b, c, d, _] => (5, [a, b, c, d]),
-                [0x0f, 0x80..=0x8f, a, b, c, d] => (6, [a, b, c, d]),
-                _ => return None,
-            };
-            let displacement = i64::from(i32::from_le_bytes(displacement));
-            let target = start
-                .0
-                .checked_add(at + length)?
-                .checked_add_signed(displacement)?;
-            (!(start.0..end).contains(&target)).then_some(Svma(target))
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::elf::test_images::{elf, image};
-
-    #[test]
-    fn jumps_that_leave_are_found() {
-        let mut code = vec![0x90; 4];
-        code.extend([0x0f, 0x84, 0xf6, 0xff, 0xff, 0xff]); // to the start
-        code.extend([0xe9, 0xf0, 0xff, 0x00, 0x00]); // 0xfff0 further
-        code.push(0xc3);
-        let targets: Vec<_> = jump_targets(&code, Svma(0x1000)).collect();
-        assert_eq!(targets, [Svma(0x1000 + 15 + 0xfff0)]);
-    }
 
     #[test]
     fn the_version_is_in_a_string_that_ends_with_it() {

@@ -1,11 +1,13 @@
-//! The tables against the headers of every CPython that is on the machine: that of the distribution, and those of a version
-//! manager.
+//! The tables against the headers of every CPython that is on the machine: that of the distribution, those of a version
+//! manager, and those that `tests/more-runtimes` has got. From 3.13 on the headers tell where the offsets are that a build
+//! states of itself, and what they would be.
 #![expect(clippy::disallowed_types, reason = "the compiler is asked")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::debug_offsets;
 use super::layout::{Boundary, Current, Gil, Instruction, Layout, PythonVersion};
 
 /// Prints where the fields are that the tables name.
@@ -23,6 +25,15 @@ const PROGRAM: &str = r#"
 #include "internal/pycore_gil.h"
 #if PY_VERSION_HEX >= 0x030b0000
 #include "internal/pycore_frame.h"
+#endif
+#if PY_VERSION_HEX >= 0x030e0000
+#include "internal/pycore_interpframe_structs.h"
+#include "internal/pycore_debug_offsets.h"
+#endif
+#if PY_VERSION_HEX >= 0x030e0000
+#define FRAME_OWNER_OF_NONE FRAME_OWNED_BY_INTERPRETER
+#else
+#define FRAME_OWNER_OF_NONE FRAME_OWNED_BY_CSTACK
 #endif
 #define P(name, value) printf("%s %zu\n", name, (size_t)(value))
 int main(void) {
@@ -49,16 +60,22 @@ int main(void) {
     P("threads_head", offsetof(PyInterpreterState, threads.head));
     P("native_thread_id", offsetof(PyThreadState, native_thread_id));
     P("chunk", offsetof(PyThreadState, datastack_chunk));
-    P("c_frame", offsetof(PyThreadState, cframe));
-    P("root_c_frame", offsetof(PyThreadState, root_cframe));
-    P("current", offsetof(_PyCFrame, current_frame));
-    P("outer", offsetof(_PyCFrame, previous));
     P("name", offsetof(PyCodeObject, co_qualname));
     P("lines", offsetof(PyCodeObject, co_linetable));
     P("instructions", offsetof(PyCodeObject, co_code_adaptive));
     P("previous", offsetof(_PyInterpreterFrame, previous));
+#if PY_VERSION_HEX >= 0x030d0000
+    P("current", offsetof(PyThreadState, current_frame));
+    P("code", offsetof(_PyInterpreterFrame, f_executable));
+    P("instruction", offsetof(_PyInterpreterFrame, instr_ptr));
+#else
+    P("c_frame", offsetof(PyThreadState, cframe));
+    P("root_c_frame", offsetof(PyThreadState, root_cframe));
+    P("current", offsetof(_PyCFrame, current_frame));
+    P("outer", offsetof(_PyCFrame, previous));
     P("code", offsetof(_PyInterpreterFrame, f_code));
     P("instruction", offsetof(_PyInterpreterFrame, prev_instr));
+#endif
 #else
     P("threads_head", offsetof(PyInterpreterState, tstate_head));
     P("current", offsetof(PyThreadState, frame));
@@ -73,6 +90,46 @@ int main(void) {
     P("lines", offsetof(PyCodeObject, co_linetable));
 #elif PY_VERSION_HEX < 0x030c0000
     P("is_entry", offsetof(_PyInterpreterFrame, is_entry));
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+    /* What a build states of itself, as far as it is read; all else stays a number that no offset is. */
+    struct _Py_DebugOffsets o;
+    memset(&o, 0x7f, sizeof o);
+    memcpy(o.cookie, "xdebugpy", 8);
+    o.version = PY_VERSION_HEX;
+    o.free_threaded = 0;
+    o.runtime_state.interpreters_head = offsetof(_PyRuntimeState, interpreters.head);
+    o.interpreter_state.next = offsetof(PyInterpreterState, next);
+    o.interpreter_state.threads_head = offsetof(PyInterpreterState, threads.head);
+    o.interpreter_state.ceval_gil = offsetof(PyInterpreterState, ceval.gil);
+    o.thread_state.prev = offsetof(PyThreadState, prev);
+    o.thread_state.next = offsetof(PyThreadState, next);
+    o.thread_state.current_frame = offsetof(PyThreadState, current_frame);
+    o.thread_state.thread_id = offsetof(PyThreadState, thread_id);
+    o.thread_state.native_thread_id = offsetof(PyThreadState, native_thread_id);
+    o.thread_state.datastack_chunk = offsetof(PyThreadState, datastack_chunk);
+    o.interpreter_frame.previous = offsetof(_PyInterpreterFrame, previous);
+    o.interpreter_frame.executable = offsetof(_PyInterpreterFrame, f_executable);
+    o.interpreter_frame.instr_ptr = offsetof(_PyInterpreterFrame, instr_ptr);
+    o.interpreter_frame.owner = offsetof(_PyInterpreterFrame, owner);
+    o.code_object.filename = offsetof(PyCodeObject, co_filename);
+    o.code_object.qualname = offsetof(PyCodeObject, co_qualname);
+    o.code_object.linetable = offsetof(PyCodeObject, co_linetable);
+    o.code_object.firstlineno = offsetof(PyCodeObject, co_firstlineno);
+    o.code_object.co_code_adaptive = offsetof(PyCodeObject, co_code_adaptive);
+    o.pyobject.size = sizeof(PyObject);
+    o.pyobject.ob_type = offsetof(PyObject, ob_type);
+    o.bytes_object.ob_size = offsetof(PyBytesObject, ob_base.ob_size);
+    o.bytes_object.ob_sval = offsetof(PyBytesObject, ob_sval);
+    o.unicode_object.state = offsetof(PyASCIIObject, state);
+    o.unicode_object.length = offsetof(PyASCIIObject, length);
+    o.unicode_object.asciiobject_size = sizeof(PyASCIIObject);
+    printf("stated ");
+    for (size_t i = 0; i < sizeof o; i++) printf("%02x", ((unsigned char *)&o)[i]);
+    printf("\n");
+    P("owned_by_none", FRAME_OWNER_OF_NONE);
+#elif PY_VERSION_HEX >= 0x030c0000
+    P("owned_by_none", FRAME_OWNED_BY_CSTACK);
 #endif
     return 0;
 }
@@ -133,23 +190,56 @@ fn table(layout: &Layout) -> BTreeMap<&'static str, u32> {
     match layout.frame.boundary {
         Boundary::EachFrame => {}
         Boundary::IsEntry(at) => fields.extend([("is_entry", at)]),
-        Boundary::Shim { owner, .. } => fields.extend([("owner", owner)]),
+        Boundary::Shim { owner, from } => {
+            fields.extend([("owner", owner), ("owned_by_none", u32::from(from))]);
+        }
     }
     fields
 }
 
 /// Folders with headers, and the minor version they are of.
 fn headers() -> Vec<(u8, PathBuf)> {
-    let home = std::env::var_os("HOME").unwrap_or_default();
-    let managed = std::fs::read_dir(PathBuf::from(home).join(".pyenv/versions"));
-    let managed = managed.into_iter().flatten().flatten();
-    let roots = managed.map(|entry| entry.path().join("include"));
-    let roots = std::iter::once(PathBuf::from("/usr/include")).chain(roots);
-    let folders = roots
-        .flat_map(|root| (8..=12).map(move |minor| (minor, root.join(format!("python3.{minor}")))));
+    let folders_in = |folder: PathBuf| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path())
+    };
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let managed = folders_in(home.join(".pyenv/versions")).map(|root| root.join("include"));
+    let fetched = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/runtimes");
+    let fetched = folders_in(fetched).map(|root| root.join("usr/include"));
+    let roots = std::iter::once(PathBuf::from("/usr/include"));
+    let folders = roots.chain(managed).chain(fetched);
+    let folders = folders
+        .flat_map(|root| (8..=15).map(move |minor| (minor, root.join(format!("python3.{minor}")))));
     folders
         .filter(|(_, folder)| folder.join("internal/pycore_gil.h").exists())
         .collect()
+}
+
+/// What the program says that was compiled with the headers in `folder`.
+fn compiled(folder: &Path) -> String {
+    let name = format!("python_layout_{}", std::process::id());
+    let program = std::env::temp_dir().join(name);
+    let source = program.with_extension("c");
+    std::fs::write(&source, PROGRAM).unwrap();
+    let mut gcc = Command::new("/usr/bin/gcc");
+    gcc.arg("-w").arg("-I").arg(folder);
+    gcc.arg("-I").arg(folder.join("internal"));
+    // Where Debian has what depends on the architecture.
+    gcc.arg("-I").arg(folder.join(".."));
+    gcc.arg("-o").arg(&program).arg(&source);
+    assert!(gcc.status().unwrap().success(), "{folder:?}");
+    let output = Command::new(&program).output().unwrap();
+    for path in [source, program] {
+        std::fs::remove_file(path).unwrap();
+    }
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let pairs = hex.as_bytes().as_chunks::<2>().0.iter();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16);
+    pairs.map(|pair| byte(pair).unwrap()).collect()
 }
 
 #[test]
@@ -159,35 +249,22 @@ fn the_tables_are_what_the_headers_say() {
         !headers.is_empty(),
         "this test needs Python.h: apt-get install -y --no-install-recommends python3-dev"
     );
-    let program = std::env::temp_dir().join(format!("python_layout_{}", std::process::id()));
-    let source = program.with_extension("c");
-    std::fs::write(&source, PROGRAM).unwrap();
     for (minor, folder) in headers {
-        let mut gcc = Command::new("/usr/bin/gcc");
-        gcc.arg("-w")
-            .arg("-I")
-            .arg(&folder)
-            .arg("-I")
-            .arg(folder.join("internal"));
-        assert!(
-            gcc.arg("-o")
-                .arg(&program)
-                .arg(&source)
-                .status()
-                .unwrap()
-                .success(),
-            "{folder:?}"
-        );
-        let output = Command::new(&program).output().unwrap();
-        let output = String::from_utf8(output.stdout).unwrap();
+        let output = compiled(&folder);
         let pairs = output.lines().map(|line| line.split_once(' ').unwrap());
-        let said: BTreeMap<&str, u32> = pairs
+        let mut said: BTreeMap<&str, &str> = pairs.collect();
+        let layout = match said.remove("stated") {
+            None => *Layout::of(PythonVersion { minor, micro: None }).unwrap(),
+            Some(stated) => {
+                let (version, layout) = debug_offsets::parse(&bytes(stated)).unwrap().unwrap();
+                assert_eq!(version.minor, minor);
+                layout
+            }
+        };
+        let said: BTreeMap<&str, u32> = said
+            .into_iter()
             .map(|(name, value)| (name, value.parse().unwrap()))
             .collect();
-        let layout = Layout::of(PythonVersion { minor, micro: None }).unwrap();
-        assert_eq!(table(layout), said, "{folder:?}");
-    }
-    for path in [source, program] {
-        std::fs::remove_file(path).unwrap();
+        assert_eq!(table(&layout), said, "{folder:?}");
     }
 }

@@ -10,7 +10,7 @@ use crate::interpreter::stretches::Stretches;
 use crate::memory::MemoryReader;
 
 /// Chunks of one thread that are known. They are of 16 KiB and more: some hundred frames each.
-const CHUNKS_MAX: usize = 32;
+const CHUNKS_MAX: usize = 128;
 /// The largest chunk that is believed, in bytes.
 const CHUNK_BYTES_MAX: u64 = 1 << 24;
 /// Frames of a thread that are looked at when it is met for the first time.
@@ -19,20 +19,20 @@ const GUESSED_FRAMES_MAX: usize = 128;
 /// What is known of where a thread's frames are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hints {
-    /// `_PyStackChunk`s: where they begin and end.
+    /// `_PyStackChunk`s, the innermost first: where they begin and end.
     chunks: Vec<(Avma, Avma)>,
     /// Single frames.
     pub singles: Stretches,
 }
 
 impl Hints {
-    /// The start of the chunk in which a frame at `at` lies.
-    pub(super) fn chunk_start(&self, at: Avma) -> Option<Avma> {
-        let chunk = self
-            .chunks
-            .iter()
-            .find(|(start, end)| (*start..*end).contains(&at))?;
-        Some(chunk.0)
+    /// The chunk in which a frame at `at` lies, and behind it those of its callers.
+    pub(super) fn chunks_from(&self, at: Avma) -> &[(Avma, Avma)] {
+        let is_there = |(start, end): &(Avma, Avma)| (*start..*end).contains(&at);
+        let first = self.chunks.iter().position(is_there);
+        first
+            .and_then(|first| self.chunks.get(first..))
+            .unwrap_or_default()
     }
 
     /// Guesses from what a running thread shows, in memory that changes meanwhile.

@@ -67,7 +67,7 @@ pub(super) enum Gil {
     OfInterpreter(u32),
 }
 
-/// `struct _gil_runtime_state`: `last_holder` and `locked`. The same from 3.8 to 3.14 (`pycore_gil.h`).
+/// `struct _gil_runtime_state`: `last_holder` and `locked`. The same from 3.8 to 3.15 (`pycore_gil.h`).
 pub(super) const GIL_LAST_HOLDER: u32 = 8;
 /// As [`GIL_LAST_HOLDER`].
 pub(super) const GIL_LOCKED: u32 = 16;

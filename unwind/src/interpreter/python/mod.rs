@@ -1,4 +1,4 @@
-//! CPython, 3.8 to 3.14.
+//! CPython, 3.8 to 3.15.
 //!
 //! All state hangs on `_PyRuntime`: interpreters, their threads (`threads.rs`), and each thread's frames, a linked list
 //! from the innermost one (`capture.rs`). A frame has a code object, with a name, a file and a table of lines (`code.rs`,
@@ -18,6 +18,8 @@ mod detect;
 #[cfg(test)]
 mod header_tests;
 mod hints;
+#[cfg(any(test, fuzzing))]
+pub(super) mod hostile;
 #[cfg(test)]
 mod hostile_tests;
 mod layout;
@@ -29,12 +31,14 @@ mod threads;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use self::capture::Captured;
 use self::code::Codes;
 use self::detect::Found;
 use self::layout::Layout;
 use self::place::Places;
-use self::threads::ThreadStates;
+use self::threads::{ThreadState, ThreadStates};
 use super::{
     Interpreter, Language, Lost, NativeFrame, Runtime, RuntimeImage, Segments, ThreadContext,
     Unsupported, VolatileCopy, Walked,
@@ -48,6 +52,12 @@ use crate::stack::Stack;
 
 /// States of one thread that are looked at: one for each interpreter that it is in.
 const STATES_OF_A_THREAD_MAX: usize = 8;
+
+/// Samples in which a thread was not in Python, after which it is taken for one that never will be: its state is then no
+/// longer looked for while it stands still.
+const STRANGER_SAMPLES: u8 = 4;
+/// Threads that are remembered to be none of Python's.
+const STRANGERS_MAX: usize = 1 << 12;
 
 /// After how many samples of threads without a known state they are looked for again, if that found none the last time.
 const SEARCHES_PAUSE_MAX: u32 = 64;
@@ -110,6 +120,10 @@ struct CPythonProcess {
     captured: Captured,
     /// The thread of which `captured` is.
     captured_of: Option<i32>,
+    /// Its state, if that was met for the first time.
+    new: Option<ThreadState>,
+    /// In how many samples each thread without a known state was not in Python.
+    strangers: FxHashMap<i32, u8>,
     /// Native frames in the evaluation loop; kept for its memory.
     markers: Vec<usize>,
     places: Places,
@@ -135,6 +149,8 @@ impl CPythonProcess {
             codes,
             captured: Captured::default(),
             captured_of: None,
+            new: None,
+            strangers: FxHashMap::default(),
             markers: Vec::new(),
             places: Places::default(),
             search_in: 0,
@@ -164,6 +180,29 @@ impl CPythonProcess {
             self.search_pause = (self.search_pause * 2).min(SEARCHES_PAUSE_MAX);
             self.search_in = self.search_pause;
         }
+    }
+
+    /// Remembers the state that was met for the first time when `thread` was captured.
+    fn take_in(&mut self, thread: &ThreadContext, memory: &dyn MemoryReader) {
+        let Some(state) = self.new.take() else {
+            return;
+        };
+        if self.threads.len() >= threads::THREADS_MAX {
+            self.threads = threads::list(&self.layout, self.runtime, memory);
+        }
+        self.threads.insert(thread.namespace_tid, vec![state]);
+        self.strangers.remove(&thread.namespace_tid);
+        self.captured.surprises += 1; // nothing is known of where its frames are
+    }
+
+    /// `thread` was not in Python.
+    fn is_elsewhere(&mut self, thread: &ThreadContext) -> Walked {
+        if self.strangers.len() >= STRANGERS_MAX {
+            self.strangers.clear();
+        }
+        let samples = self.strangers.entry(thread.namespace_tid).or_default();
+        *samples = samples.saturating_add(1);
+        Walked::NotHere
     }
 
     /// What helps to copy the frames of this thread the next time.
@@ -216,12 +255,45 @@ impl CPythonProcess {
     }
 }
 
+/// One that was captured: `part` says where what has a name lay in it.
+#[cfg(test)]
+pub(super) fn frozen(
+    minor: u8,
+    part: impl Fn(&str) -> Option<Range<Avma>>,
+    memory: &dyn MemoryReader,
+) -> Option<Box<dyn Interpreter>> {
+    let runtime = part("_PyRuntime")?.start;
+    let mut stated = [0; debug_offsets::BYTES_MAX];
+    let layout = match memory.read_exact(runtime, &mut stated) {
+        Ok(()) => debug_offsets::parse(&stated).and_then(|stated| Some(stated.ok()?.1)),
+        Err(_) => None,
+    };
+    let version = layout::PythonVersion { minor, micro: None };
+    let layout = layout.or_else(|| Layout::of(version).copied())?;
+    let eval = part("_PyEval_EvalFrameDefault").into_iter().collect();
+    let codes = Codes::new(part("PyCode_Type").map(|part| part.start));
+    Some(Box::new(CPythonProcess::new(
+        layout, runtime, eval, codes, memory,
+    )))
+}
+
 impl Interpreter for CPythonProcess {
     fn capture(&mut self, thread: &ThreadContext, copy: &mut VolatileCopy<'_>) {
         self.captured.clear();
         self.captured_of = Some(thread.namespace_tid);
         let states = self.threads.get(&thread.namespace_tid);
         for state in states.into_iter().flatten().take(STATES_OF_A_THREAD_MAX) {
+            self.captured.add(&self.layout, state, copy);
+        }
+        let is_stranger = self
+            .strangers
+            .get(&thread.namespace_tid)
+            .is_some_and(|samples| *samples >= STRANGER_SAMPLES);
+        self.new = None;
+        if !self.captured.is_known && !is_stranger {
+            self.new = threads::newest(&self.layout, self.runtime, thread, copy);
+        }
+        if let Some(state) = &self.new {
             self.captured.add(&self.layout, state, copy);
         }
     }
@@ -249,15 +321,21 @@ impl Interpreter for CPythonProcess {
         self.find_markers(native);
         let innermost = self.markers.first().copied();
         if self.captured_of != Some(thread.namespace_tid) || !self.captured.is_known {
-            if innermost.is_none() {
-                return Walked::NotHere;
+            // Of a thread that was not stopped no native frame is known.
+            let is_anywhere = native.frames.is_empty();
+            if innermost.is_none() && !is_anywhere {
+                return self.is_elsewhere(thread);
             }
             self.search(thread, memory);
+            if is_anywhere && !self.threads.contains_key(&thread.namespace_tid) {
+                return Walked::NotHere;
+            }
             return Walked::Lost {
                 reason: Lost::NotFound,
                 at: innermost,
             };
         }
+        self.take_in(thread, memory);
         self.learn(thread, memory);
         let lost = self.put(native, memory, out);
         match lost {

@@ -5,12 +5,16 @@ use rustc_hash::FxHashMap;
 use super::hints::Hints;
 use super::layout::{Gil, Layout};
 use crate::address::Avma;
+use crate::interpreter::{ThreadContext, VolatileCopy};
 use crate::memory::MemoryReader;
 
 /// Interpreters of one process that are looked at.
 const INTERPRETERS_MAX: usize = 256;
 /// Threads of one process that are looked at.
-const THREADS_MAX: usize = 1 << 16;
+pub(super) const THREADS_MAX: usize = 1 << 16;
+/// Interpreters, and states in each, among which that of a thread that is not known is looked for while it stands still.
+const NEWEST_INTERPRETERS_MAX: usize = 2;
+const NEWEST_STATES_MAX: usize = 4;
 
 /// Where the C library keeps a thread's number in what `pthread_self` points to, on x86_64: `struct pthread.tid` of glibc
 /// (`nptl/descr.h`, the same since 2.4; `nptl_db` has it as `_thread_db_pthread_tid`), and of musl
@@ -68,6 +72,55 @@ pub(super) fn list(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) ->
         interpreter = word(at, layout.interpreter_next);
     }
     found
+}
+
+/// The state of `thread`, if it is one of those that were made last: CPython puts new ones in front. While the thread stands
+/// still: a few reads, and nothing is allocated.
+pub(super) fn newest(
+    layout: &Layout,
+    runtime: Avma,
+    thread: &ThreadContext,
+    copy: &mut VolatileCopy<'_>,
+) -> Option<ThreadState> {
+    let mut interpreter = read_word(copy, runtime, layout.interpreters_head)?;
+    for _ in 0..NEWEST_INTERPRETERS_MAX {
+        if interpreter == Avma(0) {
+            return None;
+        }
+        let gil = match layout.gil {
+            Gil::OfRuntime(offset) => runtime.checked_add(u64::from(offset)),
+            Gil::OfInterpreter(offset) => read_word(copy, interpreter, offset),
+        };
+        let mut state = read_word(copy, interpreter, layout.threads_head)?;
+        for _ in 0..NEWEST_STATES_MAX {
+            if state == Avma(0) {
+                break;
+            }
+            copy.copy(state, layout.thread_bytes());
+            let field = |offset: u32| copy.word(state.checked_add(u64::from(offset))?);
+            let thread_id = field(layout.thread.thread_id)?;
+            let is_of_thread = match layout.thread.native_thread_id {
+                Some(offset) => i32::try_from(field(offset)?) == Ok(thread.namespace_tid),
+                None => thread.thread_pointer == Some(thread_id),
+            };
+            if is_of_thread {
+                return Some(ThreadState {
+                    address: state,
+                    thread_id,
+                    gil: gil.filter(|gil| *gil != Avma(0)),
+                    hints: Hints::default(),
+                });
+            }
+            state = Avma(field(layout.thread.next)?);
+        }
+        interpreter = read_word(copy, interpreter, layout.interpreter_next)?;
+    }
+    None
+}
+
+fn read_word(copy: &mut VolatileCopy<'_>, at: Avma, offset: u32) -> Option<Avma> {
+    let bytes = copy.copy(at.checked_add(u64::from(offset))?, 8);
+    Some(Avma(u64::from_le_bytes(*bytes.first_chunk()?)))
 }
 
 /// The number of the native thread of the state at `thread`, and its `thread_id`.

@@ -1,0 +1,7 @@
+//! Any bytes as a perf map.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sampler::record::jit::fuzzing;
+
+fuzz_target!(|bytes: &[u8]| fuzzing::perf_map(bytes));
