@@ -76,7 +76,7 @@ mod tests {
                 },
             };
             let symbols =
-                |address: &u64| Vec::from_iter((address % 2 == 0).then(|| symbol(address)));
+                |address: &u64| Vec::from_iter(address.is_multiple_of(2).then(|| symbol(address)));
             addresses.iter().map(symbols).collect()
         }
 

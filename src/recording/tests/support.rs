@@ -9,6 +9,7 @@ use crate::profile::{
 
 /// What a sink was told, with nothing left that depends on ids of its own.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "tests have few of them")]
 pub(super) enum Event {
     Process(ProcessInfo),
     Thread(ThreadInfo),
@@ -184,6 +185,7 @@ fn with_own_ids(frame: FrameKey) -> FrameKey {
 
 /// Something to tell a sink. Numbers name what was told before, modulo how much that is.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "tests have few of them")]
 pub(super) enum Call {
     Process(ProcessInfo),
     Thread(u32, i32, String),
