@@ -176,12 +176,12 @@ fn a_target_of_another_user_is_refused_with_what_would_help() {
         remedies.contains("SYS_PTRACE") || remedies.contains("setcap"),
         "{remedies}"
     );
-    // The error of `record` says the same, with the same remedies.
+    // The error of `dump` says the same, with the same remedies.
     let mut command = as_somebody();
     let pid = target.pid_text();
     command
         .arg(sampler.for_everybody())
-        .args(["record", "-p", &pid, "-d", "1"]);
+        .args(["dump", "-p", &pid]);
     sampler.prepare(&mut command);
     let refused = sampler.start_command(&mut command).wait();
     let words = ["it belongs to uid 0, we are uid 4242", "sampler doctor -p"];

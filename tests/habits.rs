@@ -110,10 +110,8 @@ fn a_file_has_defaults_and_the_command_line_wins() {
     let report = sampler.report_of(&mine);
     assert_eq!(report.summary.rate_hz_requested, 37.0);
     let folded = sampler.run(&["report", "mine.data"]).text();
-    assert!(
-        !folded.is_empty() && folded.lines().all(|line| line.contains(';')),
-        "{folded}"
-    );
+    let stacks = folded.lines().filter(|line| line.contains(';')).count();
+    assert!(stacks > 10, "{folded}");
     sampler
         .run(&[
             "record",
