@@ -287,9 +287,9 @@ fn all_stacks_of_a_service_are_merged() {
     let lost: u64 = report.summary.interpreted_lost.values().sum();
     let all = report.summary.interpreted + lost;
     assert!(all > 500, "{all} stacks in Python");
-    // The first stack shows that there is an interpreter.
+    // The first stack shows that there is an interpreter; a thread may be met before it has its state.
     assert!(
-        lost <= 1,
+        lost * 1000 <= all,
         "{lost} of {all} lost: {:?}",
         report.summary.interpreted_lost
     );

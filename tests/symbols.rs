@@ -174,9 +174,9 @@ fn a_pack_has_all_names_and_lines_when_the_program_is_gone() {
     assert_eq!(functions(&after), functions(&before), "{:?}", after.notes);
     let listed = list(&split.sampler, &["--symbols", "app.pack"]);
     assert_eq!(module(&listed, "/app")["unnamed_addresses"], 0);
-    // The code itself is not in it: less than the program.
+    // The code itself is not in it: less than the program, with the debug file of libc where that is installed.
     let bytes = |path: &Path| fs::metadata(path).expect("it is there").len();
-    assert!(bytes(&split.sampler.path("app.pack")) < 4 << 20);
+    assert!(bytes(&split.sampler.path("app.pack")) < 16 << 20);
 }
 
 #[test]

@@ -127,7 +127,8 @@ fn callers_and_callees_of_a_function() {
     );
     let inverted = report(&sampler, &["-f", "tree", "--inverted"]);
     let at = |word: &str| inverted.find(word).unwrap_or(usize::MAX);
-    assert!(at("burns_sixty") < at("main"), "{inverted}");
+    // Where we are may be called so too.
+    assert!(at("burns_sixty") < at("  main"), "{inverted}");
     sampler.run(&["report", "--inverted"]).expect_code(2);
     let module = report(&sampler, &["--by", "module"]);
     assert!(

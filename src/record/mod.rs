@@ -6,6 +6,7 @@ mod address_space;
 mod budget;
 mod children;
 mod costs;
+mod description;
 mod finder;
 mod functions;
 mod habits;

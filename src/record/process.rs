@@ -18,6 +18,7 @@ use sampler_unwind::{Avma, MemoryReader, MergedFrame, Stack};
 use super::address_space::AddressSpace;
 use super::budget::Share;
 use super::children::ChildrenCpu;
+use super::description::describe;
 use super::functions::FunctionIds;
 use super::habits::{Turn, Unexplained};
 use super::images::Images;
@@ -29,14 +30,11 @@ use super::process_table::Kin;
 use super::stack_plan::StackPlan;
 use super::thread::Thread;
 use crate::profile::{
-    Birth, Fallback, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
+    Fallback, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
 };
 
 /// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
 const CLOCK_PARTS: u64 = 1000;
-
-/// How much of a command line is recorded, in bytes: a build has some thousand of them, of some thousand bytes each.
-const COMMAND_LINE_BYTES_MAX: usize = 1024;
 
 /// Whether a number is that of one of its threads is asked of so many.
 const THREADS_ASKED_MAX: usize = 4096;
@@ -678,39 +676,4 @@ fn living_thread(pid: Pid) -> Pid {
         .map(|tid| Pid(tid.0))
         .find(|&other| other != pid)
         .unwrap_or(pid)
-}
-
-/// The command line of a process, its arguments joined by spaces; its name when it has none.
-pub(super) fn command_line_of(pid: Pid) -> String {
-    let arguments = names::command_line(pid).unwrap_or_default();
-    let words: Vec<_> = arguments
-        .iter()
-        .map(|argument| argument.to_string_lossy())
-        .collect();
-    match words.is_empty() {
-        true => names::of_a_process(pid).unwrap_or_default(),
-        false => words.join(" "),
-    }
-}
-
-/// What process `pid` is, as its thread `living` shows it.
-fn describe(pid: Pid, living: Pid, kin: Option<Kin>) -> ProcessInfo {
-    let mut command_line = command_line_of(living);
-    if command_line.len() > COMMAND_LINE_BYTES_MAX {
-        let cut = (0..COMMAND_LINE_BYTES_MAX).rfind(|&at| command_line.is_char_boundary(at));
-        command_line.truncate(cut.unwrap_or(0));
-        command_line.push('…');
-    }
-    let executable = names::executable(living)
-        .map(|(path, _)| path.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    ProcessInfo {
-        pid: pid.0,
-        birth: kin.map(|kin| Birth {
-            parent: kin.parent.0,
-            started_ticks: kin.started_ticks,
-        }),
-        command_line,
-        executable,
-    }
 }

@@ -7,7 +7,7 @@ use sampler_platforms::linux::proc::{is_gone, names, processes, stat, status, ta
 use sampler_platforms::linux::{TargetError, check_target};
 use sampler_platforms::{Pid, Tid};
 
-use super::process::command_line_of;
+use super::description::command_line_of;
 use crate::profile::LeftOut;
 
 /// Who a process is, and whose.

@@ -24,7 +24,9 @@ pub fn more_runtimes(name: &str) -> Vec<PathBuf> {
 /// When the crate is not there.
 pub fn lua_sources() -> Vec<(String, PathBuf)> {
     let metadata = Command::new(env!("CARGO"))
+        // Packages for other systems are not here.
         .args(["metadata", "--offline", "--format-version", "1"])
+        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
         .current_dir(repository())
         .output()
         .expect("cargo runs");
