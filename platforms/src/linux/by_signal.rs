@@ -35,7 +35,10 @@ fn settle(tid: Tid, kind: StopKind) -> Result<Option<StopKind>, Errno> {
     let origin = match ptrace::signal_origin(tid) {
         // Its process is stopped, and remains so. Our own SIGSTOP waits; the SIGCONT that wakes the process removes it.
         Err(Errno::EINVAL) => return Ok(Some(StopKind::GroupStop)),
-        answer => answer?,
+        Err(Errno::ESRCH) => return Err(Errno::ESRCH),
+        // It stands, and this must not be the reason for which it does not go on: a SIGSTOP is then taken for ours.
+        Err(_refused) => (libc::SI_KERNEL, 0),
+        Ok(origin) => origin,
     };
     match meaning(signal, origin) {
         Meaning::Ours => Ok(Some(StopKind::Trap)),

@@ -112,10 +112,8 @@ pub fn prepare_sampling_thread() -> Result<(), Errno> {
 /// # Errors
 /// When the kernel refuses: then it has the priority that it had.
 pub fn give_way() -> Result<Tid, Errno> {
-    let none = libc::sched_param { sched_priority: 0 };
-    // SAFETY: 0 is the calling thread; `none` is only read. See sched_setscheduler(2).
-    let answer = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
-    Errno::result(answer).map(|_| Tid(nix::unistd::gettid().as_raw()))
+    set_policy(libc::SCHED_IDLE, 0)?;
+    Ok(Tid(nix::unistd::gettid().as_raw()))
 }
 
 /// Puts the calling thread before all threads of ordinary priority: by the lowest real-time priority, or where that
@@ -270,7 +268,8 @@ fn reported(tid: Tid, kind: StopKind, asked: Instant) -> Result<StoppedThread, S
     }
 }
 
-/// Why PTRACE_SEIZE or PTRACE_ATTACH said `errno`. `EPERM` has many meanings (ptrace(2)), one of which is a thread on its way out.
+/// Why PTRACE_SEIZE or PTRACE_ATTACH said `errno`. `EPERM` has many meanings (ptrace(2)), one of which is a thread on its
+/// way out.
 fn refused(tid: Tid, errno: Errno) -> StopFailure {
     match errno {
         Errno::ESRCH => StopFailure::Gone { tid },
