@@ -16,6 +16,7 @@ use sampler_platforms::{Pid, Tid};
 
 use super::failure::{self, Failure};
 use super::options::{Target, TopOptions};
+use super::record::put_down_rights;
 use crate::record::{
     Over, PAUSE_MAX_DEFAULT, RecordSettings, Recorder, STACK_BYTES_MAX_DEFAULT, Selection,
 };
@@ -51,6 +52,7 @@ pub fn run(options: &TopOptions) -> anyhow::Result<()> {
     let mut feed = Feed::new(symbolizer, frames, Arc::clone(&totals));
     let (tid_sender, names_tid) = channel();
     let names = spawn("names", move || {
+        put_down_rights();
         // A large program has names for seconds; the target is to feel nothing of it.
         if let Ok(tid) = linux::give_way() {
             tid_sender.send(tid).context("nobody samples")?;
@@ -72,6 +74,8 @@ pub fn run(options: &TopOptions) -> anyhow::Result<()> {
             &is_done_there,
         )
     })?;
+    // Rights are a thread's: the other two put down their own, the sampling one after it has made use of them.
+    put_down_rights();
     // From here on whatever happens gives the terminal back.
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
     let shown = show(&mut terminal, &totals, &sampling, &title);
@@ -137,6 +141,7 @@ fn sample(
     // Without these, sampling works all the same: waiting for a stop polls, and files are opened for each read.
     let _without_timer = linux::prepare_sampling_thread();
     let _few_descriptors = task::raise_descriptor_limit();
+    put_down_rights();
     let info = RecordingInfo {
         rate_hz: options.rate_hz,
         ..RecordingInfo::default()
