@@ -26,6 +26,9 @@ for thread in gdb.selected_inferior().threads():
 const TAIL_CALL: &str = "3";
 const SIGNAL_HANDLER_CALLED: &str = "4";
 
+/// Where a thread or a program begins. gdb goes on there where it finds no CFI, in whatever lies on the stack.
+const OUTERMOST: [&str; 4] = ["clone3", "clone", "start", "dl_start_user"];
+
 /// A thread's function names, innermost first, by its number.
 type Stacks = BTreeMap<i32, Vec<String>>;
 
@@ -163,6 +166,9 @@ fn stacks_of_gdb(script: &str, target: &Target) -> Stacks {
         };
         let stack = stacks.entry(tid).or_default();
         match kind {
+            _ if stack
+                .last()
+                .is_some_and(|name| OUTERMOST.contains(&name.as_str())) => {}
             // A function that has jumped to its last callee and is on the stack no more; gdb infers it.
             TAIL_CALL => {}
             SIGNAL_HANDLER_CALLED => stack.push("restore_rt".to_owned()),

@@ -8,6 +8,9 @@ use cpp_demangle::{BorrowedSymbol, DemangleOptions};
 /// part that was named once is repeated by number.
 const NAME_BYTES_MAX: usize = 1 << 14;
 
+/// At so many places of a name its signature is thought to begin.
+const SIGNATURE_STARTS_MAX: usize = 64;
+
 /// What compilers append, after a dot, to the name of a function that they made from another one.
 ///
 /// GCC: cold parts, interprocedural copies; LLVM: cold parts, hot parts, names made unique for ThinLTO.
@@ -88,11 +91,27 @@ fn demangle_base(name: &str) -> Option<String> {
     if !name.starts_with("_Z") && !name.starts_with("__Z") {
         return None;
     }
+    demangle_cpp(name, &DemangleOptions::default()).or_else(|| demangle_cpp_without_signature(name))
+}
+
+fn demangle_cpp(name: &str, options: &DemangleOptions) -> Option<String> {
     let (symbol, tail) = BorrowedSymbol::with_tail(name.as_bytes()).ok()?;
     if !tail.is_empty() {
         return None;
     }
-    bounded(|out| symbol.structured_demangle(out, &DemangleOptions::default()))
+    bounded(|out| symbol.structured_demangle(out, options))
+}
+
+/// `std::swap<int>` of a template function whose result type or parameters the demangler does not take
+/// (gimli-rs/cpp_demangle#308: `std::swap` is one).
+///
+/// The shortest start of the name that is a name by itself ends where the signature begins: neither a nested name nor
+/// template arguments are complete before their `E` (Itanium C++ ABI, 5.1.2 and 5.1.5).
+fn demangle_cpp_without_signature(name: &str) -> Option<String> {
+    let options = DemangleOptions::default().no_params().no_return_type();
+    name.match_indices('E')
+        .take(SIGNATURE_STARTS_MAX)
+        .find_map(|(at, _)| demangle_cpp(name.get(..=at)?, &options))
 }
 
 fn bounded(write: impl FnOnce(&mut BoundedString) -> fmt::Result) -> Option<String> {
@@ -142,6 +161,16 @@ mod tests {
             "std::vector<int, std::allocator<int> >::push_back(int const&)"
         );
         assert_eq!(demangle("_ZN1a1bIiEEvT_"), "void a::b<int>(int)");
+    }
+
+    #[test]
+    fn cpp_names_with_a_signature_that_is_not_understood_go_without_it() {
+        let swap = "_ZSt4swapIjENSt9enable_ifIXsrSt6__and_IJSt6__not_ISt15__is_tuple_likeIT_EESt21is_move_\
+            constructibleIS4_ESt18is_move_assignableIS4_EEE5valueEvE4typeERS4_SE_";
+        assert_eq!(demangle(swap), "std::swap<unsigned int>");
+        // As if no more than the name were there: a part of the parameters would look like all of them.
+        assert_eq!(demangle("_Z1f1pIiiE!"), "f");
+        assert_eq!(demangle("_ZN1a1bIiE1cEv!"), "a::b<int>::c");
     }
 
     #[test]
