@@ -6,12 +6,12 @@ use clap::builder::PossibleValue;
 use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, FromArgMatches, ValueEnum};
 
-use super::args::{Cli, CommandArgs, RecordArgs, WeightArg};
+use super::args::{Cli, CommandArgs, FormatArg, RecordArgs, WeightArg};
 use super::common_args::CommonArgs;
 use super::config::{self, ConfigError};
 use super::export_args::{DiffOptions, ExportOptions, MergeOptions};
 use super::options::{
-    DemoWorkloadOptions, Options, RecordOptions, ReportOptions, UsageError, format_of,
+    DemoWorkloadOptions, Options, RecordOptions, ReportOptions, Served, UsageError, format_of,
 };
 
 /// A command line that makes sense.
@@ -80,7 +80,8 @@ fn parse_as(
     let options = match args {
         CommandArgs::Record(args) => {
             let report = report_of(&args, common.quiet, &command)?;
-            let options = RecordOptions::new(args, report, common.quiet);
+            let serve = served_of(&args, &command)?;
+            let options = RecordOptions::new(args, report, serve, common.quiet);
             options
                 .map(Options::Record)
                 .map_err(|error| usage_error("record", &error))
@@ -120,9 +121,31 @@ fn report_of(
     command: &Command,
 ) -> Result<Option<Box<ReportOptions>>, clap::Error> {
     let by_extension = || format_of(args.output.as_deref()?).ok();
-    let Some(format) = args.format.or_else(by_extension) else {
+    match args.format.or_else(by_extension) {
+        Some(format) => report_as(args, format, quiet, command).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What the page of `record --serve` shows: what a report of the recording would.
+fn served_of(args: &RecordArgs, command: &Command) -> Result<Option<Served>, clap::Error> {
+    let Some(address) = args.serve.clone() else {
         return Ok(None);
     };
+    let report = report_as(args, FormatArg::Html, false, command)?;
+    Ok(Some(Served {
+        address,
+        weight: report.weight,
+        symbols: report.symbols,
+    }))
+}
+
+fn report_as(
+    args: &RecordArgs,
+    format: FormatArg,
+    quiet: bool,
+    command: &Command,
+) -> Result<Box<ReportOptions>, clap::Error> {
     let value_name = |value: Option<PossibleValue>| {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     };
@@ -142,8 +165,8 @@ fn report_of(
     words.extend(quiet.then(|| "--quiet".to_owned()));
     words.extend(args.report.gil.then(|| "--gil".to_owned()));
     match parse_as(command.clone(), words.into_iter().map(OsString::from))?.options {
-        Options::Report(report) => Ok(Some(Box::new(report))),
-        _ => Ok(None),
+        Options::Report(report) => Ok(Box::new(report)),
+        _ => Err(clap::Error::new(ErrorKind::InvalidSubcommand)),
     }
 }
 

@@ -56,6 +56,7 @@ fn a_recording_has_defaults() {
             pause_max: Duration::from_millis(1),
             languages: Languages::ALL,
             may_stop: true,
+            serve: None,
             quiet: false,
         }
     );

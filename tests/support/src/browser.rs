@@ -17,7 +17,7 @@ const WINDOW: (u32, u32) = (1400, 900);
 /// The protocol goes through descriptors 3 and 4: here they are those that a child can be given without ado.
 const PIPED: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null"#;
 
-/// A browser with one page, and no network to any host; killed on drop.
+/// A browser with one page, and no network to any host but 127.0.0.1; killed on drop.
 #[derive(Debug)]
 pub struct Browser {
     child: Child,
@@ -54,7 +54,7 @@ impl Browser {
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-sync",
-                "--host-resolver-rules=MAP * ~NOTFOUND",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             ])
             .arg(format!("--window-size={},{}", WINDOW.0, WINDOW.1))
             .arg(format!("--user-data-dir={}", folder.path().display()))
@@ -99,11 +99,16 @@ impl Browser {
     /// Opens a file and waits until it is loaded and `ready`, an expression of its script, is true.
     #[track_caller]
     pub fn open(&mut self, path: &Path, ready: &str) {
-        let url = format!("file://{}", path.display());
+        self.open_url(&format!("file://{}", path.display()), ready);
+    }
+
+    /// The same of what is at this URL, of a file or a server of this machine.
+    #[track_caller]
+    pub fn open_url(&mut self, url: &str, ready: &str) {
         self.requests.clear();
         self.call("Page.navigate", &json!({ "url": url }));
         let wait = format!(
-            "new Promise((done) => {{ const look = () => location.protocol === 'file:' && ({ready}) \
+            "new Promise((done) => {{ const look = () => location.protocol !== 'about:' && ({ready}) \
              ? done(true) : setTimeout(look, 10); look(); }})"
         );
         let options = json!({ "expression": wait, "awaitPromise": true });
