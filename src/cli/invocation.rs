@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use clap::builder::PossibleValue;
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, FromArgMatches, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, ValueEnum};
 
 use super::args::{Cli, CommandArgs, RecordArgs, WeightArg};
 use super::common_args::CommonArgs;
@@ -80,7 +81,10 @@ fn parse_as(
     let options = match args {
         CommandArgs::Record(args) => {
             let report = report_of(&args, common.quiet, &command)?;
-            let options = RecordOptions::new(args, report, common.quiet);
+            let options = match typed_of_report(&matches).filter(|_| report.is_none()) {
+                Some(option) => Err(UsageError::NoReport(option)),
+                None => RecordOptions::new(args, report, common.quiet),
+            };
             options
                 .map(Options::Record)
                 .map_err(|error| usage_error("record", &error))
@@ -88,7 +92,7 @@ fn parse_as(
         CommandArgs::Report(args) => ReportOptions::new(args, common.quiet)
             .map(Options::Report)
             .map_err(|error| usage_error("report", &error)),
-        CommandArgs::Export(args) => ExportOptions::try_from(args)
+        CommandArgs::Export(args) => ExportOptions::new(args, common.quiet)
             .map(Options::Export)
             .map_err(|error| usage_error("export", &error)),
         CommandArgs::Diff(args) => DiffOptions::try_from(args)
@@ -145,6 +149,21 @@ fn report_of(
         Options::Report(report) => Ok(Some(Box::new(report))),
         _ => Ok(None),
     }
+}
+
+/// What was typed for `record` that only says what a report shows. What the file with defaults says is for those
+/// recordings that a report is made of.
+fn typed_of_report(matches: &ArgMatches) -> Option<&'static str> {
+    const OPTIONS: [(&str, &str); 4] = [
+        ("weight", "--weight"),
+        ("threads", "--threads"),
+        ("gil", "--gil"),
+        ("idle", "--idle"),
+    ];
+    let record = matches.subcommand_matches("record")?;
+    let is_typed = |id: &str| record.value_source(id) == Some(ValueSource::CommandLine);
+    let mut typed = OPTIONS.iter().filter(|(id, _)| is_typed(id));
+    typed.next().map(|&(_, option)| option)
 }
 
 /// `error` as clap says its own: with the usage of the subcommand below.
