@@ -8,14 +8,24 @@ use sampler_tests_support::{
 };
 use serde_json::Value;
 
-/// Half a second of `shares`, recorded.
+/// A second of `shares`, recorded. Of the six tenths of its work that are in `burns_sixty` nearly all are that function's
+/// own; where the clock is read by a system call, that takes a tenth of all time besides.
 #[track_caller]
 fn recorded() -> Sampler {
     let sampler = sampler!();
     let program = fixture("shares");
     let program = program.to_str().expect("our paths are text");
     sampler
-        .run(&["record", "-r", "299", "--", program, "500"])
+        .run(&[
+            "record",
+            "-r",
+            "999",
+            "--max-overhead",
+            "off",
+            "--",
+            program,
+            "1000",
+        ])
         .expect_code(0);
     sampler
 }
@@ -72,7 +82,7 @@ fn pprof_is_read_by_go_tool_pprof() {
     let share = sixty.and_then(|line| line.split_whitespace().nth(1));
     let share: Option<f64> = share.and_then(|share| share.trim_end_matches('%').parse().ok());
     assert!(
-        share.is_some_and(|share| (45.0..75.0).contains(&share)),
+        share.is_some_and(|share| (40.0..75.0).contains(&share)),
         "{top}"
     );
     let raw = pprof(&["-raw"]);
@@ -171,7 +181,7 @@ fn speedscope_reads_what_it_is_given() {
         // As it writes it: `287.41ms (58%)`, or `287,410,000 (58%)` where it knows no unit.
         let percent = own.split(['(', '%']).nth(1).unwrap_or_default();
         let percent: f64 = percent.parse().unwrap_or_default();
-        assert!((45.0..75.0).contains(&percent), "{file}: {rows:?}");
+        assert!((40.0..75.0).contains(&percent), "{file}: {rows:?}");
         assert_eq!(own.contains("s ("), unit_is_known, "{file}: {own}");
     }
     assert_eq!(browser.faults(), [] as [String; 0]);
@@ -272,7 +282,7 @@ fn perf_script_is_read_by_flame_graph_tools() {
         };
     }
     assert_eq!(sum, cpu_ns(&sampler));
-    assert!(sixty * 2 > sum, "{folded}");
+    assert!(sixty * 5 > sum * 2, "{folded}");
 }
 
 #[test]
@@ -296,7 +306,7 @@ fn callgrind_is_read_by_callgrind_annotate() {
     let total = number(line_of("PROGRAM TOTALS"));
     assert_eq!(total, cpu_ns(&sampler), "{text}");
     assert!(number(line_of(":main ")) * 10 > total * 9, "{text}");
-    assert!(number(line_of(":burns_sixty")) * 2 > total, "{text}");
+    assert!(number(line_of(":burns_sixty")) * 5 > total * 2, "{text}");
 }
 
 #[test]
