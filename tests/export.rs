@@ -3,17 +3,29 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use sampler_tests_support::{Done, Sampler, Target, fixture, need, repository, sampler};
+use sampler_tests_support::{
+    Browser, Done, Sampler, Target, fixture, need, need_speedscope, repository, sampler,
+};
 use serde_json::Value;
 
-/// Half a second of `shares`, recorded.
+/// A second of `shares`, recorded. Of the six tenths of its work that are in `burns_sixty` nearly all are that function's
+/// own; where the clock is read by a system call, that takes a tenth of all time besides.
 #[track_caller]
 fn recorded() -> Sampler {
     let sampler = sampler!();
     let program = fixture("shares");
     let program = program.to_str().expect("our paths are text");
     sampler
-        .run(&["record", "-r", "299", "--", program, "500"])
+        .run(&[
+            "record",
+            "-r",
+            "999",
+            "--max-overhead",
+            "off",
+            "--",
+            program,
+            "1000",
+        ])
         .expect_code(0);
     sampler
 }
@@ -70,7 +82,7 @@ fn pprof_is_read_by_go_tool_pprof() {
     let share = sixty.and_then(|line| line.split_whitespace().nth(1));
     let share: Option<f64> = share.and_then(|share| share.trim_end_matches('%').parse().ok());
     assert!(
-        share.is_some_and(|share| (45.0..75.0).contains(&share)),
+        share.is_some_and(|share| (40.0..75.0).contains(&share)),
         "{top}"
     );
     let raw = pprof(&["-raw"]);
@@ -110,6 +122,69 @@ fn speedscope_is_what_its_schema_says() {
             .iter()
             .all(|profile| profile["unit"] == "nanoseconds")
     );
+}
+
+/// What speedscope's own page makes of a file, by its importer: the title, and the rows of its table of functions, most
+/// of their own time first: total, self, name.
+#[track_caller]
+fn in_speedscope(
+    browser: &mut Browser,
+    sampler: &Sampler,
+    file: &str,
+) -> (String, Vec<[String; 3]>) {
+    use base64::Engine as _;
+    const ROWS: &str = "[...document.querySelectorAll('tr')]\
+        .map((row) => [...row.cells].map((cell) => cell.innerText.trim())).filter((row) => row.length === 3)";
+    let bytes = fs::read(sampler.path(file)).expect("it was exported");
+    let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+    // How its command line program hands it a file.
+    let script = sampler.path(&format!("{file}.js"));
+    let call = format!("speedscope.loadFileFromBase64('{file}', '{text}')");
+    fs::write(&script, call).expect("the folder can be written");
+    let behind = format!(
+        "?{file}#localProfilePath={}&view=sandwich",
+        script.display()
+    );
+    let ready = format!(
+        "location.search === '?{file}' && document.title !== 'speedscope' && {ROWS}.length > 1"
+    );
+    browser.open_with(&need_speedscope(), &behind, &ready);
+    let title = browser.evaluate("document.title");
+    let rows = serde_json::from_value(browser.evaluate(ROWS)).expect("rows of three texts");
+    (title.as_str().unwrap_or_default().to_owned(), rows)
+}
+
+#[test]
+fn speedscope_reads_what_it_is_given() {
+    let sampler = recorded();
+    let mut browser = Browser::start();
+    for (file, unit_is_known) in [
+        ("x.speedscope.json", true),
+        ("x.pb.gz", true),
+        ("x.perf", true),
+        ("x.trace.json", true),
+        ("x.folded", false),
+        ("callgrind.out.x", false),
+    ] {
+        exported(&sampler, file, &[]);
+        let (title, rows) = in_speedscope(&mut browser, &sampler, file);
+        // Of its own format it names the thread, of others the file.
+        let named = if file == "x.speedscope.json" {
+            "shares ("
+        } else {
+            file
+        };
+        assert!(title.starts_with(named), "{file}: {title}");
+        // Names of a trace have their arguments behind them.
+        let of_sixty = rows.iter().find(|row| row[2].starts_with("burns_sixty"));
+        let own = of_sixty.map_or("", |row| row[1].as_str());
+        // As it writes it: `287.41ms (58%)`, or `287,410,000 (58%)` where it knows no unit.
+        let percent = own.split(['(', '%']).nth(1).unwrap_or_default();
+        let percent: f64 = percent.parse().unwrap_or_default();
+        assert!((40.0..75.0).contains(&percent), "{file}: {rows:?}");
+        assert_eq!(own.contains("s ("), unit_is_known, "{file}: {own}");
+    }
+    assert_eq!(browser.faults(), [] as [String; 0]);
 }
 
 #[test]
@@ -207,7 +282,7 @@ fn perf_script_is_read_by_flame_graph_tools() {
         };
     }
     assert_eq!(sum, cpu_ns(&sampler));
-    assert!(sixty * 2 > sum, "{folded}");
+    assert!(sixty * 5 > sum * 2, "{folded}");
 }
 
 #[test]
@@ -231,7 +306,7 @@ fn callgrind_is_read_by_callgrind_annotate() {
     let total = number(line_of("PROGRAM TOTALS"));
     assert_eq!(total, cpu_ns(&sampler), "{text}");
     assert!(number(line_of(":main ")) * 10 > total * 9, "{text}");
-    assert!(number(line_of(":burns_sixty")) * 2 > total, "{text}");
+    assert!(number(line_of(":burns_sixty")) * 5 > total * 2, "{text}");
 }
 
 #[test]

@@ -153,7 +153,13 @@ fn hidden_sleepers_are_stopped_once() {
         assert!(summary.reused > 10 * summary.stops, "{summary:?}");
         for function in ["by_mutex", "by_epoll_wait", "by_nanosleep", "by_wait4"] {
             let is_there = report.stacks.iter().any(|stack| stack.has(function));
-            assert!(is_there, "{function}:\n{}", report.heaviest());
+            // A sleeper has to run to stop; where it gets no CPU for that in time, it is left out, and counted.
+            let is_missed = summary.missed.contains_key("not_scheduled");
+            assert!(
+                is_there || is_missed,
+                "{function}: {summary:?}\n{}",
+                report.heaviest()
+            );
         }
         target.assert_free();
         target.tell("\n");

@@ -261,15 +261,15 @@ pub struct RecordArgs {
 /// What the report is to show that `record` makes at once, and what other profilers need to be told.
 #[derive(Debug, Args)]
 pub struct RecordReportArgs {
-    /// With --format: which time to show [default: cpu]; a recording that is kept holds all
+    /// Of a report made at once (--format): which time to show [default: cpu]; a recording that is kept holds all
     #[arg(short, long, value_name = "WEIGHT", hide_short_help = true)]
     pub weight: Option<WeightArg>,
 
-    /// With --format: tell the threads apart
+    /// Of a report made at once (--format): tell the threads apart
     #[arg(short, long, hide_short_help = true)]
     pub threads: bool,
 
-    /// With --format: show only what threads did while they held Python's lock
+    /// Of a report made at once (--format): show only what threads did while they held Python's lock
     #[arg(long, hide_short_help = true)]
     pub gil: bool,
 

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use clap::builder::PossibleValue;
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, FromArgMatches, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, ValueEnum};
 
 use super::args::{Cli, CommandArgs, FormatArg, RecordArgs, WeightArg};
 use super::common_args::CommonArgs;
@@ -81,7 +82,12 @@ fn parse_as(
         CommandArgs::Record(args) => {
             let report = report_of(&args, common.quiet, &command)?;
             let serve = served_of(&args, &command)?;
-            let options = RecordOptions::new(args, report, serve, common.quiet);
+            let needs_report = report.is_none();
+            let typed = typed_of_report(&matches, serve.is_some()).filter(|_| needs_report);
+            let options = match typed {
+                Some(option) => Err(UsageError::NoReport(option)),
+                None => RecordOptions::new(args, report, serve, common.quiet),
+            };
             options
                 .map(Options::Record)
                 .map_err(|error| usage_error("record", &error))
@@ -89,7 +95,7 @@ fn parse_as(
         CommandArgs::Report(args) => ReportOptions::new(args, common.quiet)
             .map(Options::Report)
             .map_err(|error| usage_error("report", &error)),
-        CommandArgs::Export(args) => ExportOptions::try_from(args)
+        CommandArgs::Export(args) => ExportOptions::new(args, common.quiet)
             .map(Options::Export)
             .map_err(|error| usage_error("export", &error)),
         CommandArgs::Diff(args) => DiffOptions::try_from(args)
@@ -168,6 +174,25 @@ fn report_as(
         Options::Report(report) => Ok(Box::new(report)),
         _ => Err(clap::Error::new(ErrorKind::InvalidSubcommand)),
     }
+}
+
+/// What was typed for `record` that only says what a report shows. What the file with defaults says is for those
+/// recordings that a report is made of.
+fn typed_of_report(matches: &ArgMatches, is_served: bool) -> Option<&'static str> {
+    const OPTIONS: [(&str, &str); 4] = [
+        ("weight", "--weight"),
+        ("threads", "--threads"),
+        ("gil", "--gil"),
+        ("idle", "--idle"),
+    ];
+    let record = matches.subcommand_matches("record")?;
+    let is_typed = |id: &str| record.value_source(id) == Some(ValueSource::CommandLine);
+    // The page that is served has a weight too.
+    let has_effect = |id: &str| is_served && id == "weight";
+    let mut typed = OPTIONS
+        .iter()
+        .filter(|(id, _)| is_typed(id) && !has_effect(id));
+    typed.next().map(|&(_, option)| option)
 }
 
 /// `error` as clap says its own: with the usage of the subcommand below.

@@ -319,6 +319,12 @@ pub enum UsageError {
     /// The output of `merge` is one of its inputs.
     #[error("{} is one of the recordings, and not to be overwritten", .0.display())]
     MergeOntoItself(PathBuf),
+    /// What a report shows, where none is made.
+    #[error(
+        "{0} says what a report shows, and a recording holds everything: make one at once with --format or --output \
+         x.svg, or give {0} to `sampler report`"
+    )]
+    NoReport(&'static str),
     /// `--limit` for something without rows.
     #[error("--limit is for a table or a tree")]
     LimitWithoutRows,
@@ -388,6 +394,7 @@ fn output_of(
         None => RECORDING_DEFAULT.into(),
         Some(format) if format.is_for_reading() => "-".into(),
         Some(Format::Flamegraph) => "sampler.svg".into(),
+        Some(Format::Html) => "sampler.html".into(),
         Some(Format::Json) => "sampler.json".into(),
         Some(_) => "sampler.folded".into(),
     };

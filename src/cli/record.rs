@@ -119,22 +119,20 @@ pub(super) fn put_down_rights() {
 
 /// Why there are no samples, as far as it is known.
 fn no_samples_because(options: &RecordOptions, summary: &Summary) -> Option<String> {
-    if let Some(missed) = summary_words::missed(summary) {
-        return Some(missed);
+    let left_out = || summary_words::left_out(summary).map(|words| format!("left out {words}"));
+    if summary.processes > 0 {
+        return summary_words::missed(summary).or_else(left_out);
     }
-    if let Some(left_out) = summary_words::left_out(summary) {
-        return Some(format!("left out {left_out}"));
-    }
-    match &options.target {
-        Target::Pgrep(pattern) if summary.processes == 0 => {
-            Some(format!("no process matches '{}'", pattern.as_str()))
+    // Ticks at which there was nobody can have been missed too.
+    let nobody = match &options.target {
+        Target::Pgrep(pattern) => format!("no process matches '{}'", pattern.as_str()),
+        Target::Cgroup(path) => {
+            let path = path.display();
+            format!("no process was in the control group {path}")
         }
-        Target::Cgroup(path) if summary.processes == 0 => Some(format!(
-            "no process was in the control group {}",
-            path.display()
-        )),
-        _ => None,
-    }
+        _ => return left_out().or_else(|| summary_words::missed(summary)),
+    };
+    Some(left_out().unwrap_or(nobody))
 }
 
 fn launch(

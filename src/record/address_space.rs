@@ -22,6 +22,10 @@ use crate::profile::{FrameKey, ModuleId, ProcessId, SampleSink};
 const REFRESH_PAUSE_NS_MIN: u64 = 5_000_000;
 const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
 
+/// So many times they are read at once where there is code that is in none: a program that starts loads its libraries in
+/// the first milliseconds.
+const EARLY_MAX: u8 = 8;
+
 /// The mappings of a process that has thousands of them are read at a flush so often that it takes no more than one part
 /// in this many of a CPU. Code that is not in those that are known is noticed all the same.
 const MAPPINGS_PARTS: u64 = 1000;
@@ -72,6 +76,8 @@ pub(super) struct AddressSpace {
     refreshed_ns: u64,
     refresh_due_ns: u64,
     refresh_pause_ns: u64,
+    /// How often they were read without such a pause.
+    early: u8,
     /// When they are read at a flush again, and how long it took last.
     mappings_due_ns: u64,
     mappings_took_ns: u64,
@@ -98,6 +104,7 @@ impl Default for AddressSpace {
             refreshed_ns: 0,
             refresh_due_ns: 0,
             refresh_pause_ns: REFRESH_PAUSE_NS_MIN,
+            early: 0,
             mappings_due_ns: 0,
             mappings_took_ns: 0,
             placed: Places::default(),
@@ -317,6 +324,7 @@ impl AddressSpace {
         let due_ns = match self.staleness {
             Staleness::None => return Ok(false),
             Staleness::Perhaps => self.refresh_due_ns,
+            Staleness::Surely if self.early < EARLY_MAX => now_ns,
             Staleness::Surely => self.refreshed_ns + REFRESH_PAUSE_NS_MIN,
             Staleness::Replaced => now_ns,
         };
@@ -324,6 +332,9 @@ impl AddressSpace {
             return Ok(false);
         }
         let was_replaced = self.staleness == Staleness::Replaced;
+        if self.staleness == Staleness::Surely {
+            self.early = self.early.saturating_add(1);
+        }
         let changed = self.refresh(process, memory, images, sink)?;
         if was_replaced && !changed {
             self.is_doubtful = true;

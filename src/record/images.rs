@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_platforms::Pid;
 use sampler_platforms::linux::ProcessMemory;
-use sampler_platforms::linux::proc::maps::{Device, Mapping};
+use sampler_platforms::linux::proc::maps::{self, Device, Mapping};
 use sampler_unwind::{ElfImage, Module};
 
 use self::kept_names::kept_names;
@@ -241,6 +241,10 @@ impl Images {
                 .flatten()
         };
         let source = match from_file {
+            // Another one has come into its place meanwhile. Which of them lies there is asked with each stack.
+            Some(source) if is_another(&source, file, memory) && !is_still_mapped(pid, key) => {
+                Some(source)
+            }
             // It may have been written to, or have only the number of the one that is mapped.
             Some(source) if is_another(&source, file, memory) => match self.may_be_it(key) {
                 true => return Ok(None),
@@ -371,11 +375,15 @@ fn is_another(source: &Source, file: &FileMappings<'_>, memory: &ProcessMemory) 
     marks.any(|mark| mark.is_there(memory) == Ok(false))
 }
 
+/// Whether process `pid` maps the file still.
+fn is_still_mapped(pid: Pid, key: &FileKey) -> bool {
+    let is_it = |mapping: &Mapping| key_of(mapping).as_ref() == Some(key);
+    maps::read(pid).is_ok_and(|mappings| mappings.iter().any(is_it))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
-
-    use sampler_platforms::linux::proc::maps;
 
     use super::*;
     use crate::profile::ProfileBuilder;

@@ -1,12 +1,13 @@
 //! A real browser without a window: Debian's chromium, told what to do in its own protocol (DevTools) over a pipe.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::fixture::fixtures_dir;
 use crate::need::need;
 use crate::target::pid_of;
 use crate::watchdog::Watchdog;
@@ -99,7 +100,13 @@ impl Browser {
     /// Opens a file and waits until it is loaded and `ready`, an expression of its script, is true.
     #[track_caller]
     pub fn open(&mut self, path: &Path, ready: &str) {
-        self.open_url(&format!("file://{}", path.display()), ready);
+        self.open_with(path, "", ready);
+    }
+
+    /// The same, with what stands behind the path: `?query#fragment`.
+    #[track_caller]
+    pub fn open_with(&mut self, path: &Path, behind: &str, ready: &str) {
+        self.open_url(&format!("file://{}{behind}", path.display()), ready);
     }
 
     /// The same of what is at this URL, of a file or a server of this machine.
@@ -251,6 +258,8 @@ impl Browser {
             "Runtime.consoleAPICalled" if parameters["type"] == "error" => {
                 self.faults.push(parameters["args"].to_string());
             }
+            // It would wait for an answer for ever.
+            "Page.javascriptDialogOpening" => panic!("the page says: {}", parameters["message"]),
             "Log.entryAdded" if parameters["entry"]["level"] == "error" => {
                 self.faults.push(parameters["entry"].to_string());
             }
@@ -260,6 +269,21 @@ impl Browser {
             _ => {}
         }
     }
+}
+
+/// The page of speedscope, as it is published.
+///
+/// # Panics
+/// When it is not there, with what gets it.
+#[track_caller]
+pub fn need_speedscope() -> PathBuf {
+    let page = fixtures_dir().join("speedscope-1.25.0/dist/release/index.html");
+    assert!(
+        page.exists(),
+        "this test needs {}, from npm's speedscope@1.25.0: run tests/run",
+        page.display()
+    );
+    page
 }
 
 impl Drop for Browser {
