@@ -387,19 +387,24 @@ fn the_page_changes_by_itself_and_keeps_what_was_chosen() {
     let served = Served::start(&sampler, &["record", "-p", &target.pid_text(), "--serve"]);
     let mut browser = Browser::start();
     const SAMPLES: &str = "report.profile.head.summary.samples";
+    // The first state may hold a sample or two.
+    const FIND: &str = "((box) => { const { tree } = report.view; \
+         const find = (box) => tree.children(box).reduce((found, child) => found ?? \
+         (tree.name(child).includes('sixty') ? child : find(child)), null); return find(box); })";
     browser.open_url(
         &served.url,
-        &format!("window.report !== undefined && {SAMPLES} > 0"),
+        &format!(
+            "window.report !== undefined && {SAMPLES} > 0 && {FIND}(report.view.tree.root) !== null"
+        ),
     );
     browser.press("2", false);
     browser.press("/", false);
     browser.type_text("sixty");
     browser.press("Enter", false);
-    browser.evaluate(
-        "(() => { const find = (box) => view.tree.children(box).reduce((found, child) => found ?? \
-         (view.tree.name(child).includes('sixty') ? child : find(child)), null); const { view } = report; \
-         view.choose(find(view.tree.root)); view.zoom(view.cursor); })()",
-    );
+    browser.evaluate(&format!(
+        "(() => {{ const {{ view }} = report; view.choose({FIND}(view.tree.root)); \
+         view.zoom(view.cursor); }})()"
+    ));
     browser.evaluate("document.querySelector('#lane-names .lane').click()");
     browser.settle();
     const CHOSEN: &str = "[report.weight, report.tab, document.getElementById('search').value, \
