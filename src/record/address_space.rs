@@ -332,15 +332,17 @@ impl AddressSpace {
             return Ok(false);
         }
         let was_replaced = self.staleness == Staleness::Replaced;
-        if self.staleness == Staleness::Surely {
-            self.early = self.early.saturating_add(1);
+        let is_early = self.staleness == Staleness::Surely && self.early < EARLY_MAX;
+        if is_early {
+            self.early += 1;
         }
         let changed = self.refresh(process, memory, images, sink)?;
         if was_replaced && !changed {
             self.is_doubtful = true;
             self.forget_marks_never_there(memory);
         }
-        self.refresh_pause_ns = if changed {
+        // That nothing had changed yet puts off nothing while a program starts.
+        self.refresh_pause_ns = if changed || is_early {
             REFRESH_PAUSE_NS_MIN
         } else {
             (self.refresh_pause_ns * 2).min(REFRESH_PAUSE_NS_MAX)
