@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use sampler_platforms::linux::proc::cgroup::Cgroup;
 use sampler_platforms::linux::proc::{names, task};
-use sampler_platforms::linux::{self, interrupts};
+use sampler_platforms::linux::{self, JobControl, interrupts};
 use sampler_platforms::{Pid, Tid};
 
 use super::failure::{self, Failure};
@@ -45,6 +45,8 @@ pub fn run(options: &TopOptions, messages: &mut impl Write) -> anyhow::Result<()
         );
     }
     interrupts::install().context("cannot listen for signals")?;
+    // All threads inherit this, but for the one that holds threads of the targets and knows when it does not.
+    let job_control = JobControl::hold_back().context("cannot hold signals back")?;
     let bound = options.serve.as_ref().map(serve::bind).transpose()?;
     let (selection, title) = select(&options.target)?;
     let selection = selection.with_subprocesses(options.subprocesses);
@@ -72,8 +74,10 @@ pub fn run(options: &TopOptions, messages: &mut impl Write) -> anyhow::Result<()
     let is_done = Arc::new(AtomicBool::new(false));
     let is_done_there = Arc::clone(&is_done);
     let settings = options.clone();
-    let sampling = spawn("sampling", move || {
-        sample(&settings, selection, outputs, &apart, &is_done_there)
+    let sampling = job_control.allow(|| {
+        spawn("sampling", move || {
+            sample(&settings, selection, outputs, &apart, &is_done_there)
+        })
     })?;
     // Rights are a thread's: the other two put down their own, the sampling one after it has made use of them.
     put_down_rights();

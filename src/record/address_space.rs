@@ -321,10 +321,11 @@ impl AddressSpace {
         images: &mut Images,
         sink: &mut S,
     ) -> Result<bool, S::Error> {
+        let is_early = self.staleness == Staleness::Surely && self.early < EARLY_MAX;
         let due_ns = match self.staleness {
             Staleness::None => return Ok(false),
             Staleness::Perhaps => self.refresh_due_ns,
-            Staleness::Surely if self.early < EARLY_MAX => now_ns,
+            Staleness::Surely if is_early => now_ns,
             Staleness::Surely => self.refreshed_ns + REFRESH_PAUSE_NS_MIN,
             Staleness::Replaced => now_ns,
         };
@@ -332,10 +333,7 @@ impl AddressSpace {
             return Ok(false);
         }
         let was_replaced = self.staleness == Staleness::Replaced;
-        let is_early = self.staleness == Staleness::Surely && self.early < EARLY_MAX;
-        if is_early {
-            self.early += 1;
-        }
+        self.early += u8::from(is_early);
         let changed = self.refresh(process, memory, images, sink)?;
         if was_replaced && !changed {
             self.is_doubtful = true;

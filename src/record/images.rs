@@ -241,15 +241,17 @@ impl Images {
                 .flatten()
         };
         let source = match from_file {
-            // Another one has come into its place meanwhile. Which of them lies there is asked with each stack.
-            Some(source) if is_another(&source, file, memory) && !is_still_mapped(pid, key) => {
-                Some(source)
+            Some(source) if is_another(&source, file, memory) => {
+                if !is_still_mapped(pid, key) {
+                    // Another one has come into its place meanwhile. Which of them lies there is asked with each stack.
+                    Some(source)
+                } else if self.may_be_it(key) {
+                    return Ok(None);
+                } else {
+                    // It was written to, or has only the number of the one that is mapped.
+                    from_memory()
+                }
             }
-            // It may have been written to, or have only the number of the one that is mapped.
-            Some(source) if is_another(&source, file, memory) => match self.may_be_it(key) {
-                true => return Ok(None),
-                false => from_memory(),
-            },
             Some(source) => Some(source),
             None => match from_memory() {
                 Some(copy) if is_another(&copy, file, memory) && self.may_be_it(key) => {
@@ -375,10 +377,10 @@ fn is_another(source: &Source, file: &FileMappings<'_>, memory: &ProcessMemory) 
     marks.any(|mark| mark.is_there(memory) == Ok(false))
 }
 
-/// Whether process `pid` maps the file still.
+/// Whether process `pid` maps the file still, as far as it can be asked.
 fn is_still_mapped(pid: Pid, key: &FileKey) -> bool {
     let is_it = |mapping: &Mapping| key_of(mapping).as_ref() == Some(key);
-    maps::read(pid).is_ok_and(|mappings| mappings.iter().any(is_it))
+    maps::read(pid).map_or(true, |mappings| mappings.iter().any(is_it))
 }
 
 #[cfg(test)]

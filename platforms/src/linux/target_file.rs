@@ -241,6 +241,23 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_there_now_is_not_taken_for_what_did() {
+        let path = std::env::current_exe().unwrap();
+        let library = maps::read(own_pid()).unwrap().into_iter().find(|mapping| {
+            let name = mapping.path().and_then(Path::file_name);
+            name.is_some_and(|name| name.as_bytes().starts_with(b"libc.so"))
+        });
+        let library = library.unwrap();
+        assert!(open(own_pid(), &library).is_ok());
+        // The kernel's link leads to the library; the path, and our program, to what has not that number.
+        let another = Mapping {
+            name: Some(path),
+            ..library
+        };
+        assert!(open(own_pid(), &another).is_err());
+    }
+
+    #[test]
     fn our_own_program_is_found_without_its_name() {
         let mapping = without_link(mapping_of(&std::env::current_exe().unwrap()));
         let renamed = Mapping {
