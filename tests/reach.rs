@@ -149,21 +149,15 @@ fn hidden_sleepers_are_stopped_once() {
         let sampler = sampler!();
         let mut target = Target::start("sleepers", &[]);
         target.until_all_threads_sleep();
-        let report = record_without(&sampler, rules, &target, &["-d", "1"]);
+        let report = record_without(&sampler, rules, &target, &["-d", "3"]);
         let summary = &report.summary;
         report.expect_complete();
-        // Some 15,000 looks at 30 threads.
+        // Some 45,000 looks at 30 threads. A sleeper has to run to stop: on a busy machine one look is not enough.
         assert!(summary.stops >= 30 && summary.stops < 1000, "{summary:?}");
         assert!(summary.reused > 10 * summary.stops, "{summary:?}");
         for function in ["by_mutex", "by_epoll_wait", "by_nanosleep", "by_wait4"] {
             let is_there = report.stacks.iter().any(|stack| stack.has(function));
-            // A sleeper has to run to stop; where it gets no CPU for that in time, it is left out, and counted.
-            let is_missed = summary.missed.contains_key("not_scheduled");
-            assert!(
-                is_there || is_missed,
-                "{function}: {summary:?}\n{}",
-                report.heaviest()
-            );
+            assert!(is_there, "{function}: {summary:?}\n{}", report.heaviest());
         }
         target.assert_free();
         target.tell("\n");

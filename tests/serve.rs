@@ -461,3 +461,37 @@ fn the_page_changes_by_itself_and_keeps_what_was_chosen() {
         assert!(*request == url || request.starts_with(&events), "{request}");
     }
 }
+
+/// One that took Ctrl-Z would stop the sampler while a thread of the target is held.
+#[test]
+fn only_who_samples_takes_what_stops_programs() {
+    const SIGTSTP: u64 = 1 << (20 - 1); // signal(7)
+    for (command, sampling) in [("record", "sampler"), ("top", "sampling")] {
+        let sampler = sampler!();
+        let target = Target::start("shares", &[]);
+        let served = Served::start(&sampler, &[command, "-p", &target.pid_text(), "--serve"]);
+        // Then all are there.
+        let mut events = served.events();
+        assert_eq!(events.next().name, "profile");
+        let tasks = fs::read_dir(format!("/proc/{}/task", served.running.pid()));
+        let mut names = Vec::new();
+        for task in tasks.expect("it runs") {
+            let status = fs::read_to_string(task.expect("a thread").path().join("status"));
+            let status = status.expect("threads stay");
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.expect("it is there").trim().to_owned()
+            };
+            let blocked = u64::from_str_radix(&field("SigBlk:"), 16).expect("a number");
+            let name = field("Name:");
+            assert!(
+                name == sampling || blocked & SIGTSTP != 0,
+                "{command}: {name} blocks {blocked:x}"
+            );
+            names.push(name);
+        }
+        for there in [sampling, "writer", "page", "serve", "connection"] {
+            assert!(names.iter().any(|name| name == there), "{names:?}");
+        }
+    }
+}
