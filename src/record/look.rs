@@ -291,7 +291,7 @@ impl Looker {
         let asked_ns = clock::monotonic_ns();
         let within = self.patience.max(PATIENCE_MIN);
         let spin = thread.spin.next(self.spin_max);
-        let stopped = linux::stop(thread.tid, within, spin);
+        let stopped = linux::stop(process.pid, thread.tid, within, spin);
         self.patience = self.patience.saturating_sub(began.elapsed());
         let within_spin = matches!(&stopped, Ok(stopped) if stopped.since_asked() < spin);
         thread.spin.learn(within_spin);

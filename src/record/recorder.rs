@@ -223,6 +223,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             }
             let before = self.costs.looks();
             self.tick()?;
+            // Nobody looks at a thread that stands: it would seem to be held by a debugger.
+            self.is_waiting_for_stops |= linux::are_strays();
             self.costs.tick_made(before);
             self.keep_up()?;
             let left_out = self.schedule.advance(clock::monotonic_ns());
@@ -283,8 +285,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 is_waiting |= is_late(thread, self.awake_since_ns, &mut self.costs);
             }
         }
-        let strays = linux::release_strays();
-        self.is_waiting_for_stops = is_waiting || strays;
+        self.is_waiting_for_stops = linux::release_strays() || is_waiting;
         self.is_waiting_for_stops
     }
 
