@@ -7,6 +7,7 @@ use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::status;
 use sampler_platforms::linux::proc::task::ThreadFiles;
 use sampler_platforms::{Pid, Tid};
+use sampler_unwind::interpreter::Expected;
 
 use super::habits::{Rest, SpinHabit};
 use super::overhead::Pauses;
@@ -28,6 +29,8 @@ pub(super) struct Thread {
     pub files: ThreadFiles,
     /// How much of its stack to copy.
     pub plan: StackPlan,
+    /// What interpreters will ask for besides.
+    pub expected: Expected,
     /// A stop that was asked for and has not happened yet.
     late: Option<Late>,
     /// Its number in the innermost pid namespace that it is in, once an interpreter has asked for it.
@@ -150,6 +153,7 @@ impl Thread {
             is_name_current: false,
             files,
             plan,
+            expected: Expected::default(),
             late: None,
             namespace_tid: None,
             thread_pointer: None,
