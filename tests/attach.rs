@@ -11,6 +11,7 @@ fn the_profile_is_that_of_the_program() {
     let sampler = sampler!();
     let mut target = Target::start("shares", &["1500", "wait"]);
     let running = sampler.attach(target.pid(), &["-r", "499"]);
+    running.until_first_sample();
     let before = target.cpu();
     target.tell("\n");
     let (ended, done) = target.wait_recorded(running);
@@ -25,6 +26,7 @@ fn a_target_that_ends_ends_the_recording() {
     let sampler = sampler!();
     let mut target = Target::start("exits", &["200", "status", "9", "wait"]);
     let running = sampler.attach(target.pid(), &["-r", "499", "-d", "60"]);
+    running.until_first_sample();
     let before = target.cpu();
     target.tell("\n");
     let (ended, done) = target.wait_recorded(running);

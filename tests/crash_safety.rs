@@ -237,6 +237,7 @@ fn a_suspended_sampler_goes_on_as_if_nothing_had_been() {
     let sampler = sampler!();
     let mut target = Target::start("shares", &["5000", "wait"]);
     let running = sampler.attach(target.pid(), OFTEN);
+    running.until_first_sample();
     target.tell("\n");
     target.until_it_ran();
     suspend(&running, &target, Duration::from_secs(1));

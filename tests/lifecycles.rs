@@ -37,7 +37,7 @@ fn a_sleep_that_cannot_be_interrupted_holds_nobody_up() {
     let sampler = sampler!();
     let mut target = Target::start("vforks", &[]);
     let running = sampler.attach(target.pid(), OFTEN);
-    running.until_recorded(600); // more than what is written before the first sample
+    running.until_first_sample();
     target.tell("\n");
     target.until_line(|line| line == "holding");
     let uninterruptible = || {
@@ -106,7 +106,7 @@ fn a_main_thread_may_end_first() {
     let sampler = sampler!();
     let mut target = Target::start("main_exits", &[]);
     let running = sampler.attach(target.pid(), OFTEN);
-    running.until_recorded(600);
+    running.until_first_sample();
     target.tell("\n");
     target.until_status("State", |state| state.starts_with('Z'));
     let cpu = target.cpu();
@@ -138,7 +138,7 @@ fn a_thousand_threads_a_second_come_and_go() {
     let sampler = sampler!();
     let mut target = Target::start("thread_storm", &["4000"]);
     let running = sampler.attach(target.pid(), OFTEN);
-    running.until_recorded(600);
+    running.until_first_sample();
     target.tell("\n");
     let ended = target.wait();
     running.wait().expect_code(0);
