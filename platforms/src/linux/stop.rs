@@ -141,8 +141,8 @@ fn set_policy(policy: i32, priority: i32) -> Result<(), Errno> {
     Errno::result(answer).map(drop)
 }
 
-/// Seizes `tid`, a thread of `pid`, interrupts it, and waits for it to stop, at most until `within` has passed. Where the kernel does not
-/// let us seize threads they are attached to: see [`StopWay`].
+/// Seizes `tid`, a thread of `pid`, interrupts it, and waits for it to stop, at most until `within` has passed. Where
+/// the kernel does not let us seize threads they are attached to: see [`StopWay`].
 ///
 /// For the first part of that, `spin`, it asks again and again rather than sleep: on another CPU a thread stops within
 /// a few microseconds, and being woken takes longer than that (measured on virtual CPUs: a cycle of 53 µs instead of

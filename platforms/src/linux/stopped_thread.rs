@@ -58,7 +58,8 @@ pub enum RegistersError {
 }
 
 impl StoppedThread {
-    /// `tid`, a thread of `pid`, has been seized by this thread, and a wait has reported that it stands in a stop of `kind`.
+    /// `tid`, a thread of `pid`, has been seized by this thread, and a wait has reported that it stands in a stop of
+    /// `kind`.
     pub(super) fn new(pid: Pid, tid: Tid, kind: StopKind, asked: Instant) -> Self {
         Self {
             pid,

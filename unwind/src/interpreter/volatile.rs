@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::stretches::join;
 use crate::address::Avma;
 use crate::memory::{MemoryReader, ReadError, SliceMemory};
 
@@ -133,8 +134,8 @@ impl Expected {
     }
 }
 
-/// A stack may have grown by the next sample: so much more of it is expected, unless a page ends before that. Nothing where
-/// it is large already, and one call more costs little beside that.
+/// A stack may have grown by the next sample: so much more of it is expected, unless a page ends before that. Nothing
+/// where it is large already, and one call more costs little beside that.
 fn with_room(at: Avma, bytes: usize) -> Option<(Avma, usize)> {
     const LARGE_BYTES: usize = 16 << 10;
     const ROOM_BYTES: usize = 256;
@@ -145,20 +146,6 @@ fn with_room(at: Avma, bytes: usize) -> Option<(Avma, usize)> {
     let end = at.checked_add(bytes as u64)?.0;
     let to_page_end = usize::try_from(end.next_multiple_of(PAGE_BYTES) - end).ok()?;
     Some((at, bytes + ROOM_BYTES.min(to_page_end)))
-}
-
-/// Makes `before` reach over `next`, which does not begin before it, if little lies between: to copy a kilobyte costs less
-/// than one region more.
-fn join(before: &mut (Avma, usize), next: (Avma, usize)) -> bool {
-    const GAP_MAX: u64 = 1024;
-    const JOINED_BYTES_MAX: u64 = 32 << 10;
-    let skip = next.0.0 - before.0.0;
-    let is_close = skip <= before.1 as u64 + GAP_MAX && skip < JOINED_BYTES_MAX;
-    if is_close {
-        let end = usize::try_from(skip).unwrap_or(0) + next.1;
-        before.1 = before.1.max(end);
-    }
-    is_close
 }
 
 /// Copies volatile words of one thread into a [`VolatileBuffer`], within bounds. Allocates nothing.
