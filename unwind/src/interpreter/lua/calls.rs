@@ -12,7 +12,7 @@ const CALLS_MAX: usize = 8192;
 /// States of one sample: coroutines that have resumed one another.
 const STATES_MAX: usize = 32;
 /// How much of a `lua_State` is copied, in bytes.
-const STATE_BYTES: usize = 208;
+pub(super) const STATE_BYTES: usize = 208;
 /// The longest piece of a Lua stack that is copied whole: the functions that were called lie in it, far apart.
 const STACK_BYTES_MAX: u64 = 128 << 10;
 
@@ -103,7 +103,10 @@ impl Captured {
         if self.of(state).is_some() || self.states.len() >= STATES_MAX {
             return true;
         }
-        copy.copy(state, STATE_BYTES);
+        // One that was only just met is there.
+        if copy.slice_at(state).len() < STATE_BYTES {
+            copy.copy(state, STATE_BYTES);
+        }
         let tag = byte(copy, state, TAG);
         if tag != Some(TAG_OF_THREAD) || word(copy, state, layout.global) != Some(global) {
             return copy.is_full();

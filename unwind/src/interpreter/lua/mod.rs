@@ -156,9 +156,10 @@ impl PucLuaProcess {
         copy: &mut VolatileCopy<'_>,
         new: &mut Candidates,
     ) {
+        let are_changing = self.states.are_changing();
         let mut look_at = |process: &mut Self, word: u64, copy: &mut VolatileCopy<'_>| {
             process.capture_if_known(word, copy);
-            if process.states.may_be_new(word) {
+            if are_changing && process.states.may_be_new(word) {
                 new.push(word);
             }
         };

@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use super::calls::STATE_BYTES;
 use super::layout::{Calls, Layout, TAG, TAG_OF_THREAD};
 use crate::address::Avma;
 use crate::interpreter::VolatileCopy;
@@ -12,9 +13,13 @@ use crate::memory::MemoryReader;
 const STATES_MAX: usize = 1 << 14;
 /// States for which there is room from the beginning.
 const STATES_RESERVED: usize = 256;
-/// Words that are remembered to be none, and for how many samples: something else may come to lie there.
-const OTHERS_MAX: usize = 1 << 12;
+/// Words that are remembered to be none, and for how many samples: something else may come to lie there. A table of few
+/// cache lines, as it is asked while a thread stands still.
+const OTHERS_MAX: usize = 1 << 9;
 const OTHERS_LAST: u32 = 16;
+/// For how many samples after a state was met for the first time, or has ended, others are looked for while a thread
+/// stands still. Most programs keep those that they have.
+const NEW_LAST: u32 = 64;
 /// How far from known states others are looked for while a thread stands still.
 const NEAR_BYTES: u64 = 16 << 20;
 /// Words that are looked into for one sample.
@@ -24,9 +29,8 @@ const GLOBAL_BYTES: usize = 2048;
 /// Probes for a `global_State`, each of all words in it.
 const GLOBALS_PROBED_MAX: usize = 4;
 
-/// Words that are looked into while a thread stands still, and how far: up to `l_G`.
-const CANDIDATES_MAX: usize = 16;
-const CANDIDATE_BYTES: usize = 40;
+/// Words that are looked into while a thread stands still: one call into the kernel.
+const CANDIDATES_MAX: usize = 8;
 
 /// What is known of one state.
 #[derive(Debug, Default)]
@@ -41,8 +45,10 @@ pub(super) struct Known {
 #[derive(Debug)]
 pub(super) struct States {
     known: FxHashMap<u64, Known>,
-    others: FxHashMap<u64, u32>,
+    others: Others,
     sample: u32,
+    /// The sample at which a state was met for the first time, or had ended.
+    changed: u32,
     globals: Vec<u64>,
     /// The lowest and the highest known one: nearly every other word lies outside.
     low: u64,
@@ -55,9 +61,9 @@ impl Default for States {
     fn default() -> Self {
         Self {
             known: FxHashMap::with_capacity_and_hasher(STATES_RESERVED, Default::default()),
-            // Filled while a thread stands still: with room for all there will be.
-            others: FxHashMap::with_capacity_and_hasher(OTHERS_MAX, Default::default()),
+            others: Others::default(),
             sample: 0,
+            changed: 0,
             globals: Vec::new(),
             low: u64::MAX,
             high: 0,
@@ -84,6 +90,7 @@ impl States {
     /// It has become something else.
     pub(super) fn forget(&mut self, word: u64) {
         self.known.remove(&word);
+        self.changed = self.sample;
     }
 
     /// A new sample begins.
@@ -91,9 +98,6 @@ impl States {
         self.probes_left = PROBES_MAX;
         self.globals_left = GLOBALS_PROBED_MAX;
         self.sample = self.sample.wrapping_add(1);
-        if self.others.len() >= OTHERS_MAX {
-            self.others.clear();
-        }
     }
 
     /// Whether `word` is a state, be it that it must be looked into.
@@ -116,7 +120,7 @@ impl States {
                 true
             }
             None => {
-                self.is_none(word);
+                self.others.insert(word, self.sample);
                 false
             }
         }
@@ -124,15 +128,12 @@ impl States {
 
     /// Whether `word` may be a state that is not known.
     fn may_be_state(&self, word: u64) -> bool {
-        let seen = self.others.get(&word);
-        is_pointer(word) && seen.is_none_or(|seen| self.sample.wrapping_sub(*seen) > OTHERS_LAST)
+        is_pointer(word) && !self.others.holds(word, self.sample)
     }
 
-    /// `word` is no state.
-    fn is_none(&mut self, word: u64) {
-        if self.others.len() < OTHERS_MAX {
-            self.others.insert(word, self.sample);
-        }
+    /// Whether states nobody has met are likely enough to be looked for while a thread stands still.
+    pub(super) fn are_changing(&self) -> bool {
+        self.sample.wrapping_sub(self.changed) <= NEW_LAST
     }
 
     /// Whether `word` may be a coroutine that nobody has met, of a global state that is known: coroutines lie where
@@ -155,7 +156,7 @@ impl States {
                 true
             }
             _ => {
-                self.is_none(word);
+                self.others.insert(word, self.sample);
                 false
             }
         }
@@ -173,6 +174,7 @@ impl States {
             hints: Stretches::default(),
         };
         self.known.insert(word, known);
+        self.changed = self.sample;
         if !self.globals.contains(&global) && self.globals.len() < STATES_MAX {
             self.globals.push(global);
         }
@@ -186,6 +188,39 @@ impl States {
         }
         self.globals_left = self.globals_left.checked_sub(1)?;
         has_main_thread(layout, global, memory).then_some(global)
+    }
+}
+
+/// Words that were looked into and are no states, each with the sample at which that was so.
+#[derive(Debug)]
+struct Others(Box<[(u64, u32)]>);
+
+impl Default for Others {
+    fn default() -> Self {
+        Self(vec![(0, 0); OTHERS_MAX].into())
+    }
+}
+
+impl Others {
+    fn place(word: u64) -> usize {
+        // Multiplied by the golden ratio, as Fibonacci hashing does: the upper bits depend on all bits of the word.
+        const BITS: u32 = OTHERS_MAX.trailing_zeros();
+        (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BITS)) as usize
+    }
+
+    /// In the place of another one that has the same.
+    fn insert(&mut self, word: u64, sample: u32) {
+        if let Some(place) = self.0.get_mut(Self::place(word)) {
+            *place = (word, sample);
+        }
+    }
+
+    /// Whether `word` was none not long before `sample`.
+    fn holds(&self, word: u64, sample: u32) -> bool {
+        let place = self.0.get(Self::place(word));
+        place.is_some_and(|&(other, seen)| {
+            other == word && sample.wrapping_sub(seen) <= OTHERS_LAST
+        })
     }
 }
 
@@ -227,7 +262,7 @@ fn is_pointer(word: u64) -> bool {
     word.is_multiple_of(8) && word >= 0x1000 && word >> 47 == 0
 }
 
-/// Words that may be states nobody has met, and how much of each must be seen to tell.
+/// Words that may be states nobody has met, and as much of each as is copied of a state.
 pub(super) struct Candidates {
     words: [(Avma, usize); CANDIDATES_MAX],
     count: usize,
@@ -243,7 +278,7 @@ impl Default for Candidates {
 }
 
 impl Candidates {
-    /// Where they would be, and how much of each is looked into.
+    /// Where they would be, and how much of each is copied.
     pub(super) fn regions(&self) -> &[(Avma, usize)] {
         self.words.get(..self.count).unwrap_or_default()
     }
@@ -255,7 +290,7 @@ impl Candidates {
             .take(self.count)
             .any(|(at, _)| at.0 == word);
         if !is_there && let Some(place) = self.words.get_mut(self.count) {
-            *place = (Avma(word), CANDIDATE_BYTES);
+            *place = (Avma(word), STATE_BYTES);
             self.count += 1;
         }
     }
