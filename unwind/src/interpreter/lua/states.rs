@@ -218,9 +218,8 @@ impl Others {
     /// Whether `word` was none not long before `sample`.
     fn holds(&self, word: u64, sample: u32) -> bool {
         let place = self.0.get(Self::place(word));
-        place.is_some_and(|&(other, seen)| {
-            other == word && sample.wrapping_sub(seen) <= OTHERS_LAST
-        })
+        place
+            .is_some_and(|&(other, seen)| other == word && sample.wrapping_sub(seen) <= OTHERS_LAST)
     }
 }
 
