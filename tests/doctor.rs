@@ -380,6 +380,9 @@ fn a_person_reads_short_lines_and_what_to_do() {
         text.contains(&format!("process {pid} cannot be recorded")),
         "{text}"
     );
+    let left =
+        format!("but for which of its threads run, and their CPU time: sampler record -p {pid}");
+    assert!(text.contains(&left), "{text}");
     assert!(
         text.contains("\nuser: run as root, or grant CAP_SYS_PTRACE"),
         "{text}"

@@ -123,6 +123,13 @@ impl Listing {
                 "{}",
                 self.painter.bad(&format!("{what}not be recorded"))
             )?;
+            if let Some((target, left)) = checkup
+                .target
+                .as_ref()
+                .and_then(|target| Some((target, target.left?)))
+            {
+                writeln!(out, "but for {left}: sampler record -p {}", target.pid)?;
+            }
         }
         for check in failures {
             advise(check, out)?;

@@ -112,6 +112,8 @@ pub struct Target {
     pub name: String,
     /// Whether and how it can be recorded.
     pub checks: Vec<Check>,
+    /// What a recording has of it all the same, where that does not work; as part of a sentence.
+    pub left: Option<&'static str>,
     /// Its interpreters.
     pub runtimes: Vec<Runtime>,
     /// Its modules, by address; empty where its mappings cannot be read.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use sampler_platforms::linux::abilities::{self, Rung};
 use sampler_platforms::linux::permission::{self, DeniedBy, Facts};
 use sampler_platforms::linux::proc::task::{self, ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{maps, names};
@@ -11,7 +12,7 @@ use sampler_platforms::linux::{Errno, ProcessMemory};
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::MemoryReader as _;
 
-use super::{Check, Runtime, Target, counted, modules_of};
+use super::{Check, Runtime, Target, Verdict, counted, modules_of};
 use crate::record::{Inspection, inspect};
 use crate::symbols::FileSymbolizer;
 
@@ -39,6 +40,7 @@ pub(super) fn examine(pid: Pid, place: Place, symbolizer: &mut FileSymbolizer) -
             None
         }
     };
+    let left = left_of(pid, &checks);
     let modules = modules_of(inspection.as_ref(), symbolizer);
     let mut runtimes = Vec::new();
     if let Some(inspection) = &inspection {
@@ -73,8 +75,20 @@ pub(super) fn examine(pid: Pid, place: Place, symbolizer: &mut FileSymbolizer) -
         pid: pid.0,
         name: names::of_a_process(pid).unwrap_or_default(),
         checks,
+        left,
         runtimes,
         modules,
+    }
+}
+
+/// What can be had of `pid` though one of `checks` fails.
+fn left_of(pid: Pid, checks: &[Check]) -> Option<&'static str> {
+    let fails = checks.iter().any(|check| check.verdict == Verdict::Fails);
+    match abilities::rung(pid, Tid(pid.0), true) {
+        _ if !fails => None,
+        Rung::Stops => None,
+        Rung::Reads => Some("stacks of sleeping threads, and the CPU time of all"),
+        Rung::States => Some("which of its threads run, and their CPU time"),
     }
 }
 
