@@ -10,6 +10,10 @@ use super::layout::{
     Boundary, CodeLayout, Current, FrameLayout, Gil, Instruction, Layout, LineTable, PythonVersion,
     ThreadLayout,
 };
+use super::objects::{Attributes, Keys, ObjectLayout};
+
+/// `PyHeapTypeObject.ht_cached_keys` of 3.13 and 3.14, which do not state it.
+const CACHED_KEYS: u32 = 880;
 
 const COOKIE: &[u8; 8] = b"xdebugpy";
 
@@ -37,7 +41,7 @@ pub(super) enum Unsupported {
 /// differs.
 struct Shape {
     interpreter: usize,
-    /// `PyInterpreterState.ceval.gil` in its group.
+    /// `PyInterpreterState.ceval.gil` in its group; `imports.modules` is three before it.
     gil: usize,
     thread: usize,
     /// `PyThreadState.thread_id` in its group; the native one and the chunk of frames follow.
@@ -142,7 +146,7 @@ impl<'a> Groups<'a> {
         let frame = self.next(shape.frame)?;
         let code = self.next(shape.code)?;
         let object = self.next(2)?;
-        let _kind = self.next(shape.kind)?;
+        let kind = self.next(shape.kind)?;
         let _tuple = self.next(3)?;
         let _list = self.next(3)?;
         let _set = self.next(shape.set)?;
@@ -190,6 +194,14 @@ impl<'a> Groups<'a> {
             ascii_header: text.get(3)?,
             // The length in UTF-8 and a pointer to that lie between.
             text_header: text.get(3)? + 16,
+            objects: ObjectLayout {
+                modules: interpreter.get_far(shape.gil - 3)?,
+                cached_keys: kind.get(7).unwrap_or(CACHED_KEYS),
+                keys: Keys::Kinds,
+                attributes: Attributes::Inline,
+                values: 8,
+                one_digit: 8,
+            },
         })
     }
 }
@@ -266,6 +278,7 @@ mod tests {
             (632, 7264, 7344)
         );
         assert_eq!(layout.gil, Gil::OfInterpreter(16));
+        assert_eq!((layout.objects.modules, layout.objects.cached_keys), (7656, 880));
         assert_eq!(layout.thread.current, Current::Frame(72));
         assert_eq!(layout.thread.native_thread_id, Some(160));
         assert_eq!(
@@ -297,7 +310,7 @@ mod tests {
         let mut numbers = numbers_3_14();
         let collector = numbers.len() - 1;
         numbers.insert(collector, 56); // compactunicodeobject_size
-        numbers.splice(53..53, [24, 264, 1000, 872]); // behind tp_flags; and PyHeapTypeObject
+        numbers.splice(53..53, [24, 264, 1000, 880]); // behind tp_flags; and PyHeapTypeObject
         numbers.splice(28..28, [200, 208, 120, 128, 0]); // behind status; and the exception stack's item
         numbers.splice(24..24, [80, 88, 96]); // base_frame and two more, behind current_frame
         numbers

@@ -8,8 +8,8 @@
 //! The C function that executes frames, `_PyEval_EvalFrameDefault`, executes one frame each before 3.11; since then a
 //! Python function called by another stays in the same activation of it. `place.rs` finds the native frame of each.
 //!
-//! Not shown: names that Python gives to threads, and tasks of asyncio. Both are found through dictionaries of modules,
-//! some hundred reads away.
+//! Names that Python gives to threads are found through dictionaries of modules (`objects.rs`), some hundred reads away
+//! (`names.rs`): those are asked for now and then, not for each sample. Not shown are tasks of asyncio.
 
 mod capture;
 mod code;
@@ -24,6 +24,10 @@ pub(super) mod hostile;
 mod hostile_tests;
 mod layout;
 mod lines;
+mod names;
+#[cfg(test)]
+mod names_tests;
+mod objects;
 mod place;
 mod text;
 mod threads;
@@ -37,6 +41,7 @@ use self::capture::Captured;
 use self::code::Codes;
 use self::detect::Found;
 use self::layout::Layout;
+use self::names::Names;
 use self::place::Places;
 use self::threads::{ThreadState, ThreadStates};
 use super::{
@@ -127,6 +132,7 @@ struct CPythonProcess {
     /// Native frames in the evaluation loop; kept for its memory.
     markers: Vec<usize>,
     places: Places,
+    names: Names,
     /// Threads without a known state that are still to be met before states are looked for again, and how many the next
     /// time.
     search_in: u32,
@@ -153,6 +159,7 @@ impl CPythonProcess {
             strangers: FxHashMap::default(),
             markers: Vec::new(),
             places: Places::default(),
+            names: Names::default(),
             search_in: 0,
             search_pause: 1,
         }
@@ -309,6 +316,15 @@ impl Interpreter for CPythonProcess {
 
     fn holds_lock(&self) -> Option<bool> {
         self.captured.holds_gil
+    }
+
+    fn thread_names(
+        &mut self,
+        threads: &[i32],
+        memory: &dyn MemoryReader,
+    ) -> Vec<(i32, String)> {
+        self.names
+            .read(&self.layout, self.runtime, &self.threads, threads, memory)
     }
 
     fn walk(
