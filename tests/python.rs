@@ -488,6 +488,156 @@ fn who_holds_the_lock_is_known() {
     }
 }
 
+/// Threads with names of all kinds. Each says what it should be shown as.
+const NAMED: &str = r#"
+import _thread, ctypes, threading, time
+said = []
+def kernel():
+    return open('/proc/self/task/%d/comm' % threading.get_native_id()).read().rstrip()
+def say(name):
+    said.append('name %d %s' % (threading.get_native_id(), name))
+def sleep():
+    say(threading.current_thread().name)
+    time.sleep(1000)
+def spin():
+    say(threading.current_thread().name)
+    while True: sum(range(1000))
+def on_purpose():
+    ctypes.CDLL(None).prctl(15, b'io-7') # PR_SET_NAME
+    say('io-7')
+    time.sleep(1000)
+def of_nobody():
+    threading.current_thread()
+    say(kernel())
+    time.sleep(1000)
+class Laden(threading.Thread):
+    def __init__(self, **options):
+        super().__init__(**options)
+        for n in range(40): setattr(self, 'more_%d' % n, n)
+    def run(self): sleep()
+seen = threading.Thread(target=sleep, daemon=True, name='seen')
+vars(seen)
+threads = [
+    threading.Thread(target=sleep, daemon=True),
+    threading.Thread(target=sleep, daemon=True, name='reader of pages no. 1'),
+    threading.Thread(target=spin, daemon=True, name='läuft für immer €'),
+    threading.Thread(target=on_purpose, daemon=True, name='by Python'),
+    Laden(daemon=True, name='laden'),
+    seen,
+] + [threading.Thread(target=sleep, daemon=True, name='pool-%d' % n) for n in range(100)]
+for thread in threads: thread.start()
+_thread.start_new_thread(of_nobody, ())
+say(kernel())
+while len(said) < len(threads) + 2: time.sleep(0.01)
+for line in said: print(line)
+print('ready', flush=True)
+time.sleep(1000)
+"#;
+
+/// What each thread of [`NAMED`] should be shown as.
+fn named(sampler: &Sampler, python: &Path) -> (Target, BTreeMap<i32, String>) {
+    let path = sampler.path("program.py");
+    std::fs::write(&path, NAMED).expect("its folder is ours");
+    let mut command = Command::new(python);
+    let mut target = Target::spawn(command.arg("-B").arg(path).env("PYTHONUTF8", "1"));
+    let mut said = BTreeMap::new();
+    loop {
+        let line = target.until_line(|line| line.starts_with("name ") || line == "ready");
+        let mut words = line.splitn(3, ' ').skip(1);
+        let (Some(tid), Some(name)) = (words.next(), words.next()) else {
+            return (target, said);
+        };
+        said.insert(tid.parse().expect("a number"), name.to_owned());
+    }
+}
+
+/// The names of threads in a dump.
+fn names_dumped(sampler: &Sampler, target: &Target) -> BTreeMap<i32, String> {
+    let done = sampler.run(&["dump", "--json", "-p", &target.pid_text()]);
+    done.expect_code(0);
+    let dump: serde_json::Value = serde_json::from_slice(&done.stdout).expect("it is JSON");
+    let groups = dump["groups"].as_array().expect("groups").iter();
+    let threads = groups.flat_map(|group| group["threads"].as_array().expect("threads"));
+    let named = threads.map(|thread| {
+        let tid = thread["tid"].as_i64().expect("a number");
+        let name = thread["name"].as_str().expect("a name");
+        (i32::try_from(tid).expect("a tid"), name.to_owned())
+    });
+    named.collect()
+}
+
+/// The names of threads in a report.
+fn names_reported(report: &Report) -> BTreeMap<i32, String> {
+    let threads = report.stacks.iter().map(|stack| &stack.thread);
+    let named = threads.map(|thread| (thread.tid, thread.name.clone()));
+    named.collect()
+}
+
+#[test]
+fn threads_are_shown_by_the_names_that_python_gives_them() {
+    for python in pythons() {
+        let sampler = sampler!();
+        let (target, said) = named(&sampler, &python);
+        assert_eq!(said.len(), 108, "{python:?}");
+        assert_eq!(names_dumped(&sampler, &target), said, "{python:?}");
+        let report = record(&sampler, &target, "500ms");
+        assert_eq!(names_reported(&report), said, "{python:?}");
+        target.assert_free();
+        let options = ["report", "--thread", "pool-77", "-f", "json", "sampler.data"];
+        let done = sampler.run(&options);
+        done.expect_code(0);
+        let shown = names_reported(&Report::parse(&done.stdout));
+        assert_eq!(shown.into_values().collect::<Vec<_>>(), ["pool-77"]);
+    }
+}
+
+/// A thread that another one gives a new name.
+const RENAMED: &str = r"
+import sys, threading, time
+thread = threading.Thread(target=time.sleep, args=(1000,), daemon=True, name='before')
+thread.start()
+print('ready', flush=True)
+sys.stdin.readline()
+thread.name = 'afterwards'
+time.sleep(1000)
+";
+
+#[test]
+fn a_thread_that_is_renamed_is_shown_by_its_new_name() {
+    let mut pythons = pythons();
+    let newest = pythons.pop().expect("at least one");
+    let oldest = need("python3");
+    for python in BTreeSet::from([oldest, newest]) {
+        let sampler = sampler!();
+        let mut target = start(&sampler, &python, RENAMED);
+        target.until_ready();
+        let running = sampler.attach(target.pid(), &["-r", "99"]);
+        let is_shown = |name: &str| {
+            let report = sampler.report_of(&sampler.path("sampler.data.partial"));
+            names_reported(&report).into_values().any(|shown| shown == name)
+        };
+        running.until_first_sample();
+        target.until("its name", || is_shown("before"));
+        target.tell("go\n");
+        target.until("its new name", || is_shown("afterwards"));
+        running.interrupt().expect_code(0);
+        let shown = names_reported(&sampler.report());
+        assert!(shown.values().any(|name| name == "afterwards"), "{shown:?}");
+    }
+}
+
+#[test]
+fn without_interpreters_threads_have_the_names_that_the_kernel_knows() {
+    let sampler = sampler!();
+    let mut target = start(&sampler, &need("python3"), RENAMED);
+    target.until_ready();
+    let options = ["-r", "299", "-d", "300ms", "--lang", "none"];
+    sampler.attach(target.pid(), &options).wait().expect_code(0);
+    let shown = names_reported(&sampler.report());
+    assert_eq!(shown.len(), 2);
+    assert!(shown.values().all(|name| name.starts_with("python3")), "{shown:?}");
+}
+
 const OLD: &str = "print('ready', flush=True)\nwhile True: pass\n";
 
 #[test]

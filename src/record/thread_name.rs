@@ -14,6 +14,8 @@ const PAUSE_NS_MAX: u64 = 16_000_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ThreadName {
     kernel: String,
+    /// The kernel's name says no more than the runtime's says, or said.
+    is_told_by_runtime: bool,
     runtime: Option<String>,
     shows_runtime: bool,
     asking: Asking,
@@ -37,6 +39,7 @@ impl ThreadName {
     pub(super) fn new(kernel: String) -> Self {
         Self {
             kernel,
+            is_told_by_runtime: false,
             runtime: None,
             shows_runtime: false,
             asking: Asking::Never,
@@ -59,6 +62,7 @@ impl ThreadName {
     /// The kernel calls it `name`.
     pub(super) fn set_kernel(&mut self, name: String) {
         self.kernel = name;
+        self.is_told_by_runtime = false;
     }
 
     /// Its runtime calls it `name`.
@@ -67,14 +71,11 @@ impl ThreadName {
     }
 
     /// Chooses between both. `is_of_process` says whether a name is one that threads of the process have without being
-    /// given one. Says whether it is shown as something else from now on.
-    pub(super) fn choose(&mut self, is_of_process: impl FnOnce(&str) -> bool) -> bool {
-        let Some(runtime) = &self.runtime else {
-            return false;
-        };
-        let before = self.shows_runtime;
-        self.shows_runtime = is_beginning(&self.kernel, runtime) || is_of_process(&self.kernel);
-        before != self.shows_runtime
+    /// given one.
+    pub(super) fn choose(&mut self, is_of_process: impl FnOnce(&str) -> bool) {
+        let runtime = self.runtime.as_ref();
+        self.is_told_by_runtime |= runtime.is_some_and(|name| is_beginning(&self.kernel, name));
+        self.shows_runtime = self.is_told_by_runtime || is_of_process(&self.kernel);
     }
 
     /// It was seen in a runtime. Says whether that is to be asked what it calls it, which was never done.
@@ -117,12 +118,14 @@ mod tests {
     #[track_caller]
     fn check(kernel: &str, runtime: &str, expected: &str) {
         let mut name = ThreadName::new(kernel.to_owned());
+        assert_eq!(name.shown(), kernel);
         name.set_runtime(runtime.to_owned());
-        let is_another = name.choose(|name| name == "python3");
-        assert_eq!(
-            (name.shown(), is_another),
-            (expected, expected != kernel || kernel == runtime)
-        );
+        name.choose(is_of_process);
+        assert_eq!(name.shown(), expected);
+    }
+
+    fn is_of_process(name: &str) -> bool {
+        name == "python3"
     }
 
     #[test]
@@ -135,7 +138,6 @@ mod tests {
     #[test]
     fn what_the_kernel_has_cut_is_whole() {
         check("writer of pages", "writer of pages of books", "writer of pages of books");
-        check("Schreiber für\u{fffd}", "Schreiber für ältere", "Schreiber für\u{fffd}");
         check("Schreiber f\u{fffd}", "Schreiber für ältere", "Schreiber für ältere");
         check("writer", "writer", "writer");
     }
@@ -144,6 +146,20 @@ mod tests {
     fn a_name_given_on_purpose_stays() {
         check("io-7", "Thread-1 (work)", "io-7");
         check("io-7", "writer", "io-7");
+    }
+
+    /// A runtime tells the kernel only when the thread itself is what names it.
+    #[test]
+    fn what_a_runtime_has_told_the_kernel_is_not_on_purpose() {
+        let mut name = ThreadName::new("writer".to_owned());
+        name.set_runtime("writer".to_owned());
+        name.choose(is_of_process);
+        name.set_runtime("reader".to_owned());
+        name.choose(is_of_process);
+        assert_eq!(name.shown(), "reader");
+        name.set_kernel("io-7".to_owned());
+        name.choose(is_of_process);
+        assert_eq!(name.shown(), "io-7");
     }
 
     #[test]

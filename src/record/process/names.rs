@@ -104,8 +104,10 @@ impl TargetProcess {
         let Some(thread) = self.threads.get_mut(at) else {
             return Ok(());
         };
-        if thread.tid.0 == self.pid.0 && self.own_names.len() < OWN_NAMES_MAX {
-            self.own_names.push(thread.name.kernel().to_owned());
+        let kernel = thread.name.kernel();
+        let is_own = thread.tid.0 == self.pid.0 && !self.own_names.iter().any(|own| own == kernel);
+        if is_own && self.own_names.len() < OWN_NAMES_MAX {
+            self.own_names.push(kernel.to_owned());
         }
         let (own, executable) = (&self.own_names, &self.description.executable);
         thread.name.choose(|name| is_of_process(name, own, executable));
