@@ -488,58 +488,11 @@ fn who_holds_the_lock_is_known() {
     }
 }
 
-/// Threads with names of all kinds. Each says what it should be shown as.
-const NAMED: &str = r#"
-import _thread, ctypes, threading, time
-said = []
-def kernel():
-    return open('/proc/self/task/%d/comm' % threading.get_native_id()).read().rstrip()
-def say(name):
-    said.append('name %d %s' % (threading.get_native_id(), name))
-def sleep():
-    say(threading.current_thread().name)
-    time.sleep(1000)
-def spin():
-    say(threading.current_thread().name)
-    while True: sum(range(1000))
-def on_purpose():
-    ctypes.CDLL(None).prctl(15, b'io-7') # PR_SET_NAME
-    say('io-7')
-    time.sleep(1000)
-def of_nobody():
-    threading.current_thread()
-    say(kernel())
-    time.sleep(1000)
-class Laden(threading.Thread):
-    def __init__(self, **options):
-        super().__init__(**options)
-        for n in range(40): setattr(self, 'more_%d' % n, n)
-    def run(self): sleep()
-seen = threading.Thread(target=sleep, daemon=True, name='seen')
-vars(seen)
-threads = [
-    threading.Thread(target=sleep, daemon=True),
-    threading.Thread(target=sleep, daemon=True, name='reader of pages no. 1'),
-    threading.Thread(target=spin, daemon=True, name='läuft für immer €'),
-    threading.Thread(target=on_purpose, daemon=True, name='by Python'),
-    Laden(daemon=True, name='laden'),
-    seen,
-] + [threading.Thread(target=sleep, daemon=True, name='pool-%d' % n) for n in range(100)]
-for thread in threads: thread.start()
-_thread.start_new_thread(of_nobody, ())
-say(kernel())
-while len(said) < len(threads) + 2: time.sleep(0.01)
-for line in said: print(line)
-print('ready', flush=True)
-time.sleep(1000)
-"#;
-
-/// What each thread of [`NAMED`] should be shown as.
-fn named(sampler: &Sampler, python: &Path) -> (Target, BTreeMap<i32, String>) {
-    let path = sampler.path("program.py");
-    std::fs::write(&path, NAMED).expect("its folder is ours");
+/// Starts `fixtures/python/names.py`, and gives what each of its threads should be shown as.
+fn named(python: &Path) -> (Target, BTreeMap<i32, String>) {
     let mut command = Command::new(python);
-    let mut target = Target::spawn(command.arg("-B").arg(path).env("PYTHONUTF8", "1"));
+    command.arg("-B").env("PYTHONUTF8", "1");
+    let mut target = Target::spawn(command.arg(repository().join("fixtures/python/names.py")));
     let mut said = BTreeMap::new();
     loop {
         let line = target.until_line(|line| line.starts_with("name ") || line == "ready");
@@ -577,13 +530,20 @@ fn names_reported(report: &Report) -> BTreeMap<i32, String> {
 fn threads_are_shown_by_the_names_that_python_gives_them() {
     for python in pythons() {
         let sampler = sampler!();
-        let (target, said) = named(&sampler, &python);
+        let (target, said) = named(&python);
         assert_eq!(said.len(), 108, "{python:?}");
         assert_eq!(names_dumped(&sampler, &target), said, "{python:?}");
         let report = record(&sampler, &target, "500ms");
         assert_eq!(names_reported(&report), said, "{python:?}");
         target.assert_free();
-        let options = ["report", "--thread", "pool-77", "-f", "json", "sampler.data"];
+        let options = [
+            "report",
+            "--thread",
+            "pool-77",
+            "-f",
+            "json",
+            "sampler.data",
+        ];
         let done = sampler.run(&options);
         done.expect_code(0);
         let shown = names_reported(&Report::parse(&done.stdout));
@@ -614,7 +574,9 @@ fn a_thread_that_is_renamed_is_shown_by_its_new_name() {
         let running = sampler.attach(target.pid(), &["-r", "99"]);
         let is_shown = |name: &str| {
             let report = sampler.report_of(&sampler.path("sampler.data.partial"));
-            names_reported(&report).into_values().any(|shown| shown == name)
+            names_reported(&report)
+                .into_values()
+                .any(|shown| shown == name)
         };
         running.until_first_sample();
         target.until("its name", || is_shown("before"));
@@ -635,7 +597,48 @@ fn without_interpreters_threads_have_the_names_that_the_kernel_knows() {
     sampler.attach(target.pid(), &options).wait().expect_code(0);
     let shown = names_reported(&sampler.report());
     assert_eq!(shown.len(), 2);
-    assert!(shown.values().all(|name| name.starts_with("python3")), "{shown:?}");
+    assert!(
+        shown.values().all(|name| name.starts_with("python3")),
+        "{shown:?}"
+    );
+}
+
+/// What a free-threaded build has that others have not: a number behind its version is not zero.
+const FREE_THREADED: &str = r#"
+#include <stdio.h>
+struct { char cookie[8]; unsigned long version, free_threaded, numbers[90]; } _PyRuntime = { "xdebugpy", 0x030e02f0, 1 };
+__attribute__((noinline)) unsigned long _PyEval_EvalFrameDefault(unsigned long turns) {
+    volatile unsigned long sum = 0;
+    for (unsigned long i = 0; i < turns; i++) sum += i;
+    return sum;
+}
+int main(void) {
+    puts("ready");
+    fflush(stdout);
+    for (;;) if (_PyEval_EvalFrameDefault(100000) == 1) return 1;
+}
+"#;
+
+#[test]
+fn a_free_threaded_build_is_named_and_its_native_stacks_are_kept() {
+    let sampler = sampler!();
+    let (source, program) = (sampler.path("python.c"), sampler.path("python"));
+    std::fs::write(&source, FREE_THREADED).expect("its folder is ours");
+    let mut gcc = Command::new(need("gcc"));
+    let built = gcc.args(["-O1", "-o"]).arg(&program).arg(&source).status();
+    assert!(built.expect("gcc runs").success());
+    let mut target = Target::spawn(&mut Command::new(&program));
+    target.until_ready();
+    let report = record(&sampler, &target, "300ms");
+    let says = "[python: lost: CPython 3.14.2 is not supported: it is free-threaded]";
+    let share = report.cpu_share(|stack| {
+        ["main", "_PyEval_EvalFrameDefault", says]
+            .iter()
+            .all(|function| stack.has(function))
+    });
+    report.expect_share("named, and whole", share, 0.9);
+    let lost = report.summary.interpreted_lost.get("unsupported");
+    assert!(lost.is_some_and(|&lost| lost > 0), "{}", report.heaviest());
 }
 
 const OLD: &str = "print('ready', flush=True)\nwhile True: pass\n";

@@ -397,7 +397,9 @@ impl TargetProcess {
             .threads
             .iter()
             .find(|thread| thread.tid.0 == self.pid.0);
-        main.is_some_and(|main| kernel_names::of_a_process(self.pid).is_ok_and(|name| name != main.name.kernel()))
+        main.is_some_and(|main| {
+            kernel_names::of_a_process(self.pid).is_ok_and(|name| name != main.name.kernel())
+        })
     }
 
     /// Its memory.

@@ -137,8 +137,16 @@ mod tests {
 
     #[test]
     fn what_the_kernel_has_cut_is_whole() {
-        check("writer of pages", "writer of pages of books", "writer of pages of books");
-        check("Schreiber f\u{fffd}", "Schreiber für ältere", "Schreiber für ältere");
+        check(
+            "writer of pages",
+            "writer of pages of books",
+            "writer of pages of books",
+        );
+        check(
+            "Schreiber f\u{fffd}",
+            "Schreiber für ältere",
+            "Schreiber für ältere",
+        );
         check("writer", "writer", "writer");
     }
 

@@ -8,7 +8,7 @@ use super::TargetProcess;
 use crate::profile::{SampleSink, ThreadInfo};
 
 /// Threads of a process whose names a runtime is asked for at once: some hundred microseconds.
-const ASKED_AT_ONCE_MAX: usize = 64;
+const ASKED_AT_ONCE_MAX: usize = 32;
 
 /// Names that the first thread has had and that are remembered.
 const OWN_NAMES_MAX: usize = 16;
@@ -110,7 +110,9 @@ impl TargetProcess {
             self.own_names.push(kernel.to_owned());
         }
         let (own, executable) = (&self.own_names, &self.description.executable);
-        thread.name.choose(|name| is_of_process(name, own, executable));
+        thread
+            .name
+            .choose(|name| is_of_process(name, own, executable));
         if thread.name.shown() != before {
             thread.id = sink.thread(&ThreadInfo {
                 process: self.id,

@@ -355,9 +355,9 @@ fn the_tables_are_what_the_headers_say() {
         let layout = match said.remove("stated") {
             None => *Layout::of(PythonVersion { minor, micro: None }).unwrap(),
             Some(stated) => {
-                let (version, layout) = debug_offsets::parse(&bytes(stated)).unwrap().unwrap();
-                assert_eq!(version.minor, minor);
-                layout
+                let stated = debug_offsets::parse(&bytes(stated)).unwrap();
+                assert_eq!(stated.version.unwrap().minor, minor);
+                stated.layout.unwrap()
             }
         };
         let said: BTreeMap<&str, u32> = said

@@ -272,7 +272,7 @@ pub(super) fn frozen(
     let runtime = part("_PyRuntime")?.start;
     let mut stated = [0; debug_offsets::BYTES_MAX];
     let layout = match memory.read_exact(runtime, &mut stated) {
-        Ok(()) => debug_offsets::parse(&stated).and_then(|stated| Some(stated.ok()?.1)),
+        Ok(()) => debug_offsets::parse(&stated).and_then(|stated| stated.layout.ok()),
         Err(_) => None,
     };
     let version = layout::PythonVersion { minor, micro: None };
@@ -318,11 +318,7 @@ impl Interpreter for CPythonProcess {
         self.captured.holds_gil
     }
 
-    fn thread_names(
-        &mut self,
-        threads: &[i32],
-        memory: &dyn MemoryReader,
-    ) -> Vec<(i32, String)> {
+    fn thread_names(&mut self, threads: &[i32], memory: &dyn MemoryReader) -> Vec<(i32, String)> {
         self.names
             .read(&self.layout, self.runtime, &self.threads, threads, memory)
     }

@@ -88,8 +88,7 @@ impl Names {
     ) -> Option<Avma> {
         let modules = objects::pointer(memory, interpreter, layout.objects.modules)?;
         let dict_type = objects::pointer(memory, modules, objects::TYPE)?;
-        let is_dict =
-            |at: &Avma| objects::pointer(memory, *at, objects::TYPE) == Some(dict_type);
+        let is_dict = |at: &Avma| objects::pointer(memory, *at, objects::TYPE) == Some(dict_type);
         let known = self.active.iter().position(|known| known.0 == interpreter);
         if let Some(known) = known {
             let (_, active) = self.active.swap_remove(known);

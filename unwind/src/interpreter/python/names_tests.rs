@@ -333,7 +333,13 @@ fn the_name_of_another_thread_or_of_another_type_is_none() {
 fn a_long_name_is_cut() {
     let name = "a".repeat(NAME_CHARACTERS_MAX + 1);
     let cut = format!("…{}", "a".repeat(NAME_CHARACTERS_MAX));
-    check(Said { name: &name, ..SAID }, Some(&cut));
+    check(
+        Said {
+            name: &name,
+            ..SAID
+        },
+        Some(&cut),
+    );
 }
 
 /// What a damaged word is: a pointer into the memory, a small or a large number.

@@ -70,14 +70,14 @@ pub(super) fn list(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) ->
 }
 
 /// The interpreters of the runtime at `runtime`, the newest first.
-pub(super) fn interpreters(
-    layout: &Layout,
-    runtime: Avma,
-    memory: &dyn MemoryReader,
-) -> Vec<Avma> {
+pub(super) fn interpreters(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) -> Vec<Avma> {
     let pointer = |at: Avma, offset: u32| {
         let at = at.checked_add(u64::from(offset))?;
-        memory.read_u64(at).ok().map(Avma).filter(|at| *at != Avma(0))
+        memory
+            .read_u64(at)
+            .ok()
+            .map(Avma)
+            .filter(|at| *at != Avma(0))
     };
     let first = pointer(runtime, layout.interpreters_head);
     let all = std::iter::successors(first, |at| pointer(*at, layout.interpreter_next));
