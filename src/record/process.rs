@@ -277,9 +277,7 @@ impl TargetProcess {
             },
         };
         let name = kernel_names::of_a_thread(self.pid, tid).unwrap_or_default();
-        if tid.0 == self.pid.0 {
-            self.own_names.push(name.clone());
-        }
+        self.note_own_name(tid, &name);
         let id = sink.thread(&ThreadInfo {
             process: self.id,
             tid: tid.0,

@@ -11,10 +11,10 @@ const PAUSE_NS_MIN: u64 = 500_000_000;
 const PAUSE_NS_MAX: u64 = 16_000_000_000;
 
 /// What a thread is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct ThreadName {
     kernel: String,
-    /// The kernel's name says no more than the runtime's says, or said.
+    /// The kernel's name says no more than the runtime's says, or has said.
     is_told_by_runtime: bool,
     runtime: Option<String>,
     shows_runtime: bool,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sampler_platforms::Tid;
 use sampler_platforms::linux::proc::names;
 
 use super::TargetProcess;
@@ -37,7 +38,9 @@ impl TargetProcess {
             thread.is_name_current = true;
             if name != thread.name.kernel() {
                 let shown = thread.name.shown().to_owned();
-                thread.name.set_kernel(name);
+                let tid = thread.tid;
+                thread.name.set_kernel(name.clone());
+                self.note_own_name(tid, &name);
                 self.rename(at, &shown, sink)?;
             }
         }
@@ -94,6 +97,15 @@ impl TargetProcess {
         Ok(())
     }
 
+    /// The kernel calls thread `tid` so.
+    pub(super) fn note_own_name(&mut self, tid: Tid, name: &str) {
+        let own = &mut self.own_names;
+        let is_new = tid.0 == self.pid.0 && !own.iter().any(|own| own == name);
+        if is_new && own.len() < OWN_NAMES_MAX {
+            own.push(name.to_owned());
+        }
+    }
+
     /// Something of what thread `at`, shown as `before`, is called has changed.
     fn rename<S: SampleSink>(
         &mut self,
@@ -104,11 +116,6 @@ impl TargetProcess {
         let Some(thread) = self.threads.get_mut(at) else {
             return Ok(());
         };
-        let kernel = thread.name.kernel();
-        let is_own = thread.tid.0 == self.pid.0 && !self.own_names.iter().any(|own| own == kernel);
-        if is_own && self.own_names.len() < OWN_NAMES_MAX {
-            self.own_names.push(kernel.to_owned());
-        }
         let (own, executable) = (&self.own_names, &self.description.executable);
         thread
             .name

@@ -2,6 +2,7 @@
 
 use sampler_platforms::linux::clock;
 
+use super::super::process::TargetProcess;
 use super::Recorder;
 use crate::profile::SampleSink;
 
@@ -15,14 +16,10 @@ const LAST_NAMES_NS_MAX: u64 = 50_000_000;
 impl<S: SampleSink> Recorder<'_, S> {
     /// Between ticks: asks for some of the names that are not known, or that may be others by now.
     pub(super) fn name_threads(&mut self, now_ns: u64) -> Result<(), S::Error> {
-        let is_due = |recorder: &Self| {
-            let mut processes = recorder.processes.iter();
-            processes.any(|process| process.are_names_due())
-        };
-        if now_ns < self.names_pause_ns || !is_due(self) {
+        let mut processes = self.processes.iter();
+        if now_ns < self.names_pause_ns || !processes.any(TargetProcess::are_names_due) {
             return Ok(());
         }
-        // Counted from here: what was done before in this round is not for names.
         let began_ns = clock::monotonic_ns();
         self.ask_for_names(began_ns + NAMES_NS_MAX)?;
         let done_ns = clock::monotonic_ns();

@@ -22,6 +22,8 @@ const MODULES_MAX: usize = 1 << 12;
 const GLOBALS_MAX: usize = 1 << 10;
 /// Entries of `_active` that are looked at.
 const ACTIVE_MAX: usize = 1 << 14;
+/// Keys that are compared for one call of [`Names::read`].
+const COMPARED_MAX: usize = 1 << 13;
 /// Characters of a name. Of a longer one the last ones are shown.
 pub(super) const NAME_CHARACTERS_MAX: usize = 200;
 /// `PyModuleObject.md_dict` (3.8 to 3.15).
@@ -34,6 +36,8 @@ pub(super) struct Names {
     active: Vec<(Avma, Avma)>,
     name: Word,
     native_id: Word,
+    /// Keys that may still be compared.
+    compared_left: usize,
 }
 
 impl Names {
@@ -51,6 +55,7 @@ impl Names {
             let states = states.get(tid).into_iter().flatten();
             idents.extend(states.map(|state| (state.thread_id, *tid)));
         }
+        self.compared_left = COMPARED_MAX;
         let mut found = Vec::new();
         let interpreters = threads::interpreters(layout, runtime, memory);
         // New ones are put in front.
@@ -62,8 +67,10 @@ impl Names {
                 continue;
             };
             let entries = objects::dict(layout, active, ACTIVE_MAX, memory).unwrap_or_default();
+            // No key is in a dictionary twice.
+            let mut sought = idents.clone();
             for Entry { hash, value, .. } in entries {
-                let Some(tid) = hash.and_then(|hash| idents.get(&hash)).copied() else {
+                let Some(tid) = hash.and_then(|hash| sought.remove(&hash)) else {
                     continue;
                 };
                 if let Some(name) = self.name(layout, value, tid, memory) {
@@ -97,9 +104,10 @@ impl Names {
                 return Some(active);
             }
         }
-        let value_of = |dict, entries_max, key| {
+        let left = &mut self.compared_left;
+        let mut value_of = |dict, entries_max, key| {
             let entries = objects::dict(layout, dict, entries_max, memory)?;
-            Word::default().find(layout, &entries, key, memory)
+            Word::default().find(&entries, |at| is(layout, at, key, left, memory))
         };
         let threading = value_of(modules, MODULES_MAX, "threading")?;
         let globals = objects::pointer(memory, threading, MODULE_DICT).filter(is_dict)?;
@@ -117,14 +125,17 @@ impl Names {
         memory: &dyn MemoryReader,
     ) -> Option<String> {
         let attributes = objects::attributes(layout, thread, memory)?;
+        let left = &mut self.compared_left;
         let native_id = self
             .native_id
-            .find(layout, &attributes, "_native_id", memory)?;
+            .find(&attributes, |at| is(layout, at, "_native_id", left, memory))?;
         let native_id = objects::small_number(layout, native_id, memory)?;
         if i32::try_from(native_id) != Ok(tid) {
             return None;
         }
-        let at = self.name.find(layout, &attributes, "_name", memory)?;
+        let at = self
+            .name
+            .find(&attributes, |at| is(layout, at, "_name", left, memory))?;
         let key = self.name.0?;
         let type_of = |at| objects::pointer(memory, at, objects::TYPE);
         if type_of(at) != type_of(key) {
@@ -145,23 +156,27 @@ fn is_of_a_stranger(name: &str) -> bool {
     number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// Whether the string at `at` is `text`, as long as there are comparisons `left`.
+fn is(layout: &Layout, at: Avma, text: &str, left: &mut usize, memory: &dyn MemoryReader) -> bool {
+    match left.checked_sub(1) {
+        None => false,
+        Some(rest) => {
+            *left = rest;
+            text::is(layout, at, text, memory)
+        }
+    }
+}
+
 /// Where a string lies that is a key of many dictionaries: those of attributes are interned, and the same everywhere.
 #[derive(Clone, Copy, Debug, Default)]
 struct Word(Option<Avma>);
 
 impl Word {
-    /// The value of the key `text` among `entries`.
-    fn find(
-        &mut self,
-        layout: &Layout,
-        entries: &[Entry],
-        text: &str,
-        memory: &dyn MemoryReader,
-    ) -> Option<Avma> {
+    /// The value of the key that is this string, or, if none lies there, that `is_it` says is such a one.
+    fn find(&mut self, entries: &[Entry], mut is_it: impl FnMut(Avma) -> bool) -> Option<Avma> {
         let known = self.0;
         let known = entries.iter().find(|entry| Some(entry.key) == known);
-        let is_text = |key| text::is(layout, key, text, memory);
-        let entry = known.or_else(|| entries.iter().find(|entry| is_text(entry.key)))?;
+        let entry = known.or_else(|| entries.iter().find(|entry| is_it(entry.key)))?;
         self.0 = Some(entry.key);
         Some(entry.value)
     }

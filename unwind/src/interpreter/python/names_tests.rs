@@ -1,5 +1,7 @@
 //! Names of threads in a memory that is laid out by hand, as each version would, and damaged.
 
+use std::cell::Cell;
+
 use proptest::prelude::*;
 
 use super::hints::Hints;
@@ -8,7 +10,7 @@ use super::names::{MODULE_DICT, NAME_CHARACTERS_MAX, Names};
 use super::objects::{self, Attributes, Keys, ObjectLayout};
 use super::threads::{ThreadState, ThreadStates};
 use crate::address::Avma;
-use crate::memory::SliceMemory;
+use crate::memory::{MemoryReader, ReadError, SliceMemory};
 
 const START: u64 = 0x10000;
 const TID: i32 = 777;
@@ -237,7 +239,6 @@ impl Heap {
 
     /// A runtime with one interpreter, and one thread besides the main one. Says where the runtime is.
     fn runtime(&mut self, said: Said<'_>, kept: Kept) -> Avma {
-        let layout = self.layout;
         let name = self.text(said.name_type, said.name);
         let native_id = self.number(said.native_id);
         let thread = self.thread(
@@ -252,6 +253,12 @@ impl Heap {
         let ident = self.number(1);
         let active = [(1, ident, thread), (7, 0, 0), (IDENT, ident, thread)];
         let active = self.keys(said.places, &active, false);
+        self.runtime_with(active)
+    }
+
+    /// One whose threads are in a dictionary with these keys.
+    fn runtime_with(&mut self, active: u64) -> Avma {
+        let layout = self.layout;
         let active = self.dict(active, 0);
         let globals = self.dict_with("_active", active);
         let threading = self.object(NUMBER, &[globals]);
@@ -265,16 +272,19 @@ impl Heap {
     }
 }
 
-/// What is found, in the words of `bytes` as they lay from [`START`] on; the second time as the first.
-fn read(layout: &Layout, runtime: Avma, bytes: &[u8]) -> Vec<(i32, String)> {
-    let state = ThreadState {
+fn state(thread_id: u64) -> ThreadState {
+    ThreadState {
         address: Avma(START),
-        thread_id: IDENT,
+        thread_id,
         gil: None,
         hints: Hints::default(),
-    };
+    }
+}
+
+/// What is found, in the words of `bytes` as they lay from [`START`] on; the second time as the first.
+fn read(layout: &Layout, runtime: Avma, bytes: &[u8]) -> Vec<(i32, String)> {
     let mut states = ThreadStates::default();
-    states.insert(TID, vec![state]);
+    states.insert(TID, vec![state(IDENT)]);
     let memory = SliceMemory::new(Avma(START), bytes);
     let mut names = Names::default();
     let mut read = || names.read(layout, runtime, &states, &[TID, 5], &memory);
@@ -340,6 +350,40 @@ fn a_long_name_is_cut() {
         },
         Some(&cut),
     );
+}
+
+/// Counts how often it is read.
+struct Counting<'a>(SliceMemory<'a>, Cell<usize>);
+
+impl MemoryReader for Counting<'_> {
+    fn read(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
+        self.1.set(self.1.get() + 1);
+        self.0.read(at, into)
+    }
+}
+
+/// Many threads with many attributes, none of which are what they should be.
+#[test]
+fn what_is_read_is_bounded() {
+    for layout in layouts() {
+        let mut heap = Heap::new(layout);
+        let name = heap.text(TEXT, "otherwise_");
+        let attributes: Vec<_> = (0..250).map(|_| ("_native_iD", name)).collect();
+        let thread = heap.thread(&attributes, Kept::OwnDict);
+        let active: Vec<_> = (0..16_000)
+            .map(|thread_id| (thread_id % 1000, name, thread))
+            .collect();
+        let active = heap.keys(0x8000, &active, false);
+        let runtime = heap.runtime_with(active);
+        let states = (0..1000).map(|tid| (tid, vec![state(u64::try_from(tid).unwrap())]));
+        let wanted: Vec<i32> = (0..1000).collect();
+        let memory = Counting(SliceMemory::new(Avma(START), &heap.bytes), Cell::new(0));
+        let states = states.collect();
+        let found = Names::default().read(&layout, runtime, &states, &wanted, &memory);
+        assert_eq!(found, []);
+        let reads = memory.1.get();
+        assert!((1000..50_000).contains(&reads), "{reads} reads");
+    }
 }
 
 /// What a damaged word is: a pointer into the memory, a small or a large number.
