@@ -8,8 +8,8 @@
 //! The C function that executes frames, `_PyEval_EvalFrameDefault`, executes one frame each before 3.11; since then a
 //! Python function called by another stays in the same activation of it. `place.rs` finds the native frame of each.
 //!
-//! Names that Python gives to threads are found through dictionaries of modules (`objects.rs`), some hundred reads away
-//! (`names.rs`): those are asked for now and then, not for each sample. Not shown are tasks of asyncio.
+//! Names that Python gives to threads are some hundred reads away, in dictionaries of modules (`names.rs`, `objects.rs`):
+//! they are asked for now and then, not for each sample. Not shown are tasks of asyncio.
 
 mod capture;
 mod code;

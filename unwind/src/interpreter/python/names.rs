@@ -1,8 +1,8 @@
 //! What `threading` calls threads: `sys.modules['threading']._active[ident]._name` (`Lib/threading.py`, from 3.8 to 3.15
 //! the same). Only from 3.14 on the kernel is told, too, and then no more than 15 bytes.
 //!
-//! It is read while the program runs, some dozen reads for the first name and half a dozen for each other one. What is read
-//! may be freed meanwhile: a name counts when the object that has it says that it is of that very thread, and still has it
+//! It is read while the program runs: some hundred reads to find `_active`, and some twenty for each name. What is read may
+//! be freed meanwhile: a name counts when the object that has it says that it is of that very thread, and still has it
 //! afterwards.
 
 use rustc_hash::FxHashMap;
