@@ -36,7 +36,7 @@ const LOG_INDEX_BYTES_MAX: u8 = 32;
 /// The largest object that is believed to have attributes, in bytes.
 const OBJECT_BYTES_MAX: u64 = 1 << 12;
 /// Attributes of one object that are looked at.
-pub(super) const ATTRIBUTES_MAX: usize = 256;
+const ATTRIBUTES_MAX: usize = 256;
 
 /// Where these lie, as far as it differs between versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
