@@ -488,6 +488,159 @@ fn who_holds_the_lock_is_known() {
     }
 }
 
+/// Starts `fixtures/python/names.py`, and gives what each of its threads should be shown as.
+fn named(python: &Path) -> (Target, BTreeMap<i32, String>) {
+    let mut command = Command::new(python);
+    command.arg("-B").env("PYTHONUTF8", "1");
+    let mut target = Target::spawn(command.arg(repository().join("fixtures/python/names.py")));
+    let mut said = BTreeMap::new();
+    loop {
+        let line = target.until_line(|line| line.starts_with("name ") || line == "ready");
+        let mut words = line.splitn(3, ' ').skip(1);
+        let (Some(tid), Some(name)) = (words.next(), words.next()) else {
+            return (target, said);
+        };
+        said.insert(tid.parse().expect("a number"), name.to_owned());
+    }
+}
+
+/// The names of threads in a dump.
+fn names_dumped(sampler: &Sampler, target: &Target) -> BTreeMap<i32, String> {
+    let done = sampler.run(&["dump", "--json", "-p", &target.pid_text()]);
+    done.expect_code(0);
+    let dump: serde_json::Value = serde_json::from_slice(&done.stdout).expect("it is JSON");
+    let groups = dump["groups"].as_array().expect("groups").iter();
+    let threads = groups.flat_map(|group| group["threads"].as_array().expect("threads"));
+    let named = threads.map(|thread| {
+        let tid = thread["tid"].as_i64().expect("a number");
+        let name = thread["name"].as_str().expect("a name");
+        (i32::try_from(tid).expect("a tid"), name.to_owned())
+    });
+    named.collect()
+}
+
+/// The names of threads in a report.
+fn names_reported(report: &Report) -> BTreeMap<i32, String> {
+    let threads = report.stacks.iter().map(|stack| &stack.thread);
+    let named = threads.map(|thread| (thread.tid, thread.name.clone()));
+    named.collect()
+}
+
+#[test]
+fn threads_are_shown_by_the_names_that_python_gives_them() {
+    for python in pythons() {
+        let sampler = sampler!();
+        let (target, said) = named(&python);
+        assert_eq!(said.len(), 108, "{python:?}");
+        assert_eq!(names_dumped(&sampler, &target), said, "{python:?}");
+        let report = record(&sampler, &target, "500ms");
+        assert_eq!(names_reported(&report), said, "{python:?}");
+        target.assert_free();
+        let options = [
+            "report",
+            "--thread",
+            "pool-77",
+            "-f",
+            "json",
+            "sampler.data",
+        ];
+        let done = sampler.run(&options);
+        done.expect_code(0);
+        let shown = names_reported(&Report::parse(&done.stdout));
+        assert_eq!(shown.into_values().collect::<Vec<_>>(), ["pool-77"]);
+    }
+}
+
+/// A thread that another one gives a new name.
+const RENAMED: &str = r"
+import sys, threading, time
+thread = threading.Thread(target=time.sleep, args=(1000,), daemon=True, name='before')
+thread.start()
+print('ready', flush=True)
+sys.stdin.readline()
+thread.name = 'afterwards'
+time.sleep(1000)
+";
+
+#[test]
+fn a_thread_that_is_renamed_is_shown_by_its_new_name() {
+    let mut pythons = pythons();
+    let newest = pythons.pop().expect("at least one");
+    let oldest = need("python3");
+    for python in BTreeSet::from([oldest, newest]) {
+        let sampler = sampler!();
+        let mut target = start(&sampler, &python, RENAMED);
+        target.until_ready();
+        let running = sampler.attach(target.pid(), &["-r", "99"]);
+        let is_shown = |name: &str| {
+            let report = sampler.report_of(&sampler.path("sampler.data.partial"));
+            names_reported(&report)
+                .into_values()
+                .any(|shown| shown == name)
+        };
+        running.until_first_sample();
+        target.until("its name", || is_shown("before"));
+        target.tell("go\n");
+        target.until("its new name", || is_shown("afterwards"));
+        running.interrupt().expect_code(0);
+        let shown = names_reported(&sampler.report());
+        assert!(shown.values().any(|name| name == "afterwards"), "{shown:?}");
+    }
+}
+
+#[test]
+fn without_interpreters_threads_have_the_names_that_the_kernel_knows() {
+    let sampler = sampler!();
+    let mut target = start(&sampler, &need("python3"), RENAMED);
+    target.until_ready();
+    let options = ["-r", "299", "-d", "300ms", "--lang", "none"];
+    sampler.attach(target.pid(), &options).wait().expect_code(0);
+    let shown = names_reported(&sampler.report());
+    assert_eq!(shown.len(), 2);
+    assert!(
+        shown.values().all(|name| name.starts_with("python3")),
+        "{shown:?}"
+    );
+}
+
+/// What a free-threaded build has that others have not: a number behind its version is not zero.
+const FREE_THREADED: &str = r#"
+#include <stdio.h>
+struct { char cookie[8]; unsigned long version, free_threaded, numbers[90]; } _PyRuntime = { "xdebugpy", 0x030e02f0, 1 };
+__attribute__((noinline)) unsigned long _PyEval_EvalFrameDefault(unsigned long turns) {
+    volatile unsigned long sum = 0;
+    for (unsigned long i = 0; i < turns; i++) sum += i;
+    return sum;
+}
+int main(void) {
+    puts("ready");
+    fflush(stdout);
+    for (;;) if (_PyEval_EvalFrameDefault(100000) == 1) return 1;
+}
+"#;
+
+#[test]
+fn a_free_threaded_build_is_named_and_its_native_stacks_are_kept() {
+    let sampler = sampler!();
+    let (source, program) = (sampler.path("python.c"), sampler.path("python"));
+    std::fs::write(&source, FREE_THREADED).expect("its folder is ours");
+    let mut gcc = Command::new(need("gcc"));
+    let built = gcc.args(["-O1", "-o"]).arg(&program).arg(&source).status();
+    assert!(built.expect("gcc runs").success());
+    let mut target = Target::spawn(&mut Command::new(&program));
+    target.until_ready();
+    let report = record(&sampler, &target, "300ms");
+    let says = "[python: lost: CPython 3.14.2 is not supported: it is free-threaded]";
+    let share = report.cpu_share(|stack| {
+        ["main", "_PyEval_EvalFrameDefault", says]
+            .iter()
+            .all(|function| stack.has(function))
+    });
+    report.expect_share("named, and whole", share, 0.9);
+    let lost = report.summary.interpreted_lost.get("unsupported");
+    assert!(lost.is_some_and(|&lost| lost > 0), "{}", report.heaviest());
+}
+
 const OLD: &str = "print('ready', flush=True)\nwhile True: pass\n";
 
 #[test]

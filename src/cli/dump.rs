@@ -13,6 +13,7 @@ use super::options::DumpOptions;
 use super::record;
 use sampler_unwind::interpreter::Language;
 
+use crate::export::names::printable;
 use crate::profile::{
     FrameKind, Missed, ProfileBuilder, ResolvedFrame, ResolvedProfile, ThreadState,
 };
@@ -172,8 +173,9 @@ impl Group {
         }
         for thread in &self.threads {
             let state = if self.count > 1 { "  " } else { "" };
-            write!(out, "{state}thread {} ({})", thread.tid, thread.name)?;
-            match &thread.waits_for {
+            let name = printable(&thread.name);
+            write!(out, "{state}thread {} ({name})", thread.tid)?;
+            match thread.waits_for.as_deref().map(printable) {
                 Some(what) => writeln!(out, ", {}: {what}", self.state)?,
                 None if self.count > 1 => writeln!(out)?,
                 None => writeln!(out, ", {}", self.state)?,

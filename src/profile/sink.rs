@@ -138,7 +138,7 @@ pub struct ThreadInfo {
     pub process: ProcessId,
     /// Its number.
     pub tid: i32,
-    /// Its name (`comm`).
+    /// Its name: the kernel's (`comm`), or that which a runtime has for it.
     pub name: String,
 }
 

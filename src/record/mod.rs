@@ -31,6 +31,7 @@ mod snapshot;
 mod stack_copy;
 mod stack_plan;
 mod thread;
+mod thread_name;
 mod waits;
 
 pub use budget::Share;

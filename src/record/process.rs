@@ -6,7 +6,7 @@ use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::stat::{self, ProcState, Stat};
 use sampler_platforms::linux::proc::syscall::SyscallState;
 use sampler_platforms::linux::proc::task::{self, TaskCount, ThreadFiles, ThreadReadError};
-use sampler_platforms::linux::proc::{self, names};
+use sampler_platforms::linux::proc::{self, names as kernel_names};
 use sampler_platforms::linux::{ProcessMemory, clock};
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::interpreter::{Interpreters, Languages};
@@ -27,6 +27,7 @@ use super::overhead::Pauses;
 use super::process_table::Kin;
 use super::stack_plan::StackPlan;
 use super::thread::Thread;
+use super::thread_name::ThreadName;
 use crate::profile::{
     Fallback, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
 };
@@ -104,6 +105,10 @@ pub(super) struct TargetProcess {
     looks_as_new: u8,
     /// Names of the code that it compiles.
     jit: JitNames,
+    /// What the kernel has called its first thread.
+    own_names: Vec<String>,
+    /// Runtimes are to be asked what they call threads.
+    are_names_due: bool,
 }
 
 impl TargetProcess {
@@ -152,6 +157,8 @@ impl TargetProcess {
             children: ChildrenCpu::new(children_ns_before),
             looks_as_new: LOOKS_AS_NEW,
             jit: JitNames::default(),
+            own_names: Vec::new(),
+            are_names_due: false,
         })
     }
 
@@ -269,12 +276,14 @@ impl TargetProcess {
                 Err(_) => return Ok(()), // it ended between the listing and now
             },
         };
-        let name = names::of_a_thread(self.pid, tid).unwrap_or_default();
+        let name = kernel_names::of_a_thread(self.pid, tid).unwrap_or_default();
+        self.note_own_name(tid, &name);
         let id = sink.thread(&ThreadInfo {
             process: self.id,
             tid: tid.0,
             name: name.clone(),
         })?;
+        let name = ThreadName::new(name);
         let plan = StackPlan::new(self.stack_bytes_max);
         let pauses = Pauses::new(self.max_overhead, now_ns);
         let mut thread = Thread::new(tid, id, name, files, plan, pauses);
@@ -282,32 +291,6 @@ impl TargetProcess {
         self.threads.push(thread);
         self.turns.push(Turn::default());
         self.had_others |= self.threads.len() > 1;
-        Ok(())
-    }
-
-    /// Reads names again: programs name their threads after starting them.
-    ///
-    /// # Errors
-    /// When `sink` could not keep one.
-    pub(super) fn refresh_names<S: SampleSink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
-        for thread in self
-            .threads
-            .iter_mut()
-            .filter(|thread| !thread.is_name_current)
-        {
-            let Ok(name) = names::of_a_thread(self.pid, thread.tid) else {
-                continue;
-            };
-            thread.is_name_current = true;
-            if name != thread.name {
-                thread.id = sink.thread(&ThreadInfo {
-                    process: self.id,
-                    tid: thread.tid.0,
-                    name: name.clone(),
-                })?;
-                thread.name = name;
-            }
-        }
         Ok(())
     }
 
@@ -412,7 +395,9 @@ impl TargetProcess {
             .threads
             .iter()
             .find(|thread| thread.tid.0 == self.pid.0);
-        main.is_some_and(|main| names::of_a_process(self.pid).is_ok_and(|name| name != main.name))
+        main.is_some_and(|main| {
+            kernel_names::of_a_process(self.pid).is_ok_and(|name| name != main.name.kernel())
+        })
     }
 
     /// Its memory.
@@ -634,3 +619,5 @@ fn living_thread(pid: Pid) -> Pid {
         .find(|&other| other != pid)
         .unwrap_or(pid)
 }
+
+mod names;

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod jit;
+mod names;
 mod processes;
 mod tick;
 
@@ -101,6 +102,8 @@ pub struct Recorder<'s, S: SampleSink> {
     /// When all tasks are listed next, and until when none are.
     list_due_ns: u64,
     list_pause_ns: u64,
+    /// Until when no runtime is asked for names of threads.
+    names_pause_ns: u64,
     /// Which tick this is, from one on, and when it began.
     tick_number: u64,
     tick_ns: u64,
@@ -160,6 +163,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             flushed_news: 0,
             list_due_ns: began_ns,
             list_pause_ns: began_ns,
+            names_pause_ns: began_ns,
             tick_number: 0,
             tick_ns: began_ns,
             first: 0,
@@ -306,6 +310,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         let now_ns = clock::monotonic_ns();
         let thoroughness = self.thoroughness(now_ns);
         self.drop_ended(thoroughness)?;
+        self.name_threads(now_ns)?;
         let news = self.costs.news();
         // The first sample at once: a short recording that is killed has something to show as well.
         let is_first = self.flushed_news == 0 && self.costs.looks().0 > 0;
@@ -314,7 +319,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             self.flushed_news = news;
             self.account_children()?;
             for process in &mut self.processes {
-                process.refresh_names(self.sink)?;
+                process.refresh_names(now_ns, self.sink)?;
                 process.refresh_description(self.sink)?;
                 process.refresh_mappings_if_due(now_ns, &mut self.images, self.sink)?;
             }
@@ -340,6 +345,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
         for index in 0..self.processes.len() {
             self.close_accounts(index)?;
         }
+        self.name_all_threads()?;
         self.name_all_jit_code()?;
         self.flush()
     }

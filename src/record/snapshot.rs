@@ -85,7 +85,7 @@ pub fn snapshot<S: SampleSink>(
     let mut costs = Costs::default();
     costs.fallbacks.extend(process.fallbacks());
     let mut functions = FunctionIds::default();
-    let mut threads = Vec::new();
+    let (mut threads, mut positions) = (Vec::new(), Vec::new());
     for at in 0..process.threads.len() {
         let Some(seen) = look(&mut looker, &mut process, at, &mut costs) else {
             continue;
@@ -112,9 +112,16 @@ pub fn snapshot<S: SampleSink>(
         threads.push(ThreadSnapshot {
             tid: thread.tid,
             id: thread.id,
-            name: thread.name.clone(),
+            name: String::new(), // known when all were looked at
             look,
         });
+        positions.push(at);
+    }
+    while process.are_names_due() {
+        process.ask_for_names(clock::monotonic_ns(), sink)?;
+    }
+    for (thread, at) in threads.iter_mut().zip(positions) {
+        thread.name = process.threads[at].name.shown().to_owned();
     }
     let elapsed_ns = clock::monotonic_ns() - began_ns;
     let mut budget = JitBudget::default();
@@ -179,6 +186,9 @@ fn keep<S: SampleSink>(
     let looked = looker.looked();
     process.keys(looked, seen.kernel, functions, sink, &mut keys)?;
     process.note_anonymous_code(&keys);
+    if looked.walked.is_interpreted {
+        process.met_runtime(at);
+    }
     let stack = sink.stack(&keys, End::from(looked.stack.end))?;
     let thread = process.threads[at].id;
     let weights = Weights::default();

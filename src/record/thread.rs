@@ -12,6 +12,7 @@ use sampler_unwind::interpreter::Expected;
 use super::habits::{Rest, SpinHabit};
 use super::overhead::Pauses;
 use super::stack_plan::StackPlan;
+use super::thread_name::ThreadName;
 use crate::profile::{End, Observation, StackId, ThreadId, ThreadState, Weights};
 
 /// A thread that is being sampled.
@@ -22,8 +23,8 @@ pub(super) struct Thread {
     /// Its number in the recording.
     pub id: ThreadId,
     /// Its name when it was last read.
-    pub name: String,
-    /// It has not run since that was read, so it cannot have named itself.
+    pub name: ThreadName,
+    /// It has not run since the kernel's was read, so it cannot have named itself.
     pub is_name_current: bool,
     /// Its files in /proc, kept open.
     pub files: ThreadFiles,
@@ -141,7 +142,7 @@ impl Thread {
     pub(super) fn new(
         tid: Tid,
         id: ThreadId,
-        name: String,
+        name: ThreadName,
         files: ThreadFiles,
         plan: StackPlan,
         pauses: Pauses,
@@ -369,7 +370,8 @@ mod tests {
         let files = ThreadFiles::new(Pid(0), Tid(0));
         let plan = StackPlan::new(4096);
         let pauses = Pauses::new(None, now_ns);
-        let mut thread = Thread::new(Tid(0), ThreadId(0), String::new(), files, plan, pauses);
+        let name = ThreadName::new(String::new());
+        let mut thread = Thread::new(Tid(0), ThreadId(0), name, files, plan, pauses);
         thread.begin(now_ns, sched(0, 1));
         thread
     }

@@ -205,7 +205,7 @@ impl<S: SampleSink> Recorder<'_, S> {
         };
         if are_others {
             // Perhaps all of them are others: it has executed another program.
-            process.refresh_names(self.sink)?;
+            process.refresh_names(clock::monotonic_ns(), self.sink)?;
             process.refresh_description(self.sink)?;
         }
         let now_ns = clock::monotonic_ns();
@@ -215,6 +215,9 @@ impl<S: SampleSink> Recorder<'_, S> {
         let functions = &mut self.functions;
         process.keys(looked, kernel, functions, self.sink, &mut self.keys)?;
         process.note_anonymous_code(&self.keys);
+        if looked.walked.is_interpreted {
+            process.met_runtime(at);
+        }
         let end = End::from(looked.stack.end);
         let id = self.sink.stack(&self.keys, end)?;
         let thread = &mut process.threads[at];

@@ -16,7 +16,7 @@ const TID_MASK: u32 = 0x3fff_ffff;
 pub(super) fn held_by(process: &mut TargetProcess, address: u64, expected: u32) -> Option<String> {
     let owner = owner(process.memory(), address, expected)?;
     let holder = process.thread_called(owner)?;
-    let name = &holder.name;
+    let name = holder.name.shown();
     Some(format!(
         "{address:#x} held by thread {} ({name})",
         holder.tid

@@ -209,6 +209,17 @@ impl Interpreters {
         }
     }
 
+    /// What runtimes call those of `threads` that they have names for: see [`Interpreter::thread_names`].
+    pub fn thread_names(
+        &mut self,
+        threads: &[i32],
+        memory: &dyn MemoryReader,
+    ) -> Vec<(i32, String)> {
+        let each = self.each();
+        each.flat_map(|(_, interpreter)| interpreter.thread_names(threads, memory))
+            .collect()
+    }
+
     /// To be given to the native walk.
     pub fn guide<'a>(
         &'a mut self,

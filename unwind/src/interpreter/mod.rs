@@ -149,6 +149,12 @@ pub trait Interpreter: fmt::Debug + Send {
         None
     }
 
+    /// What the runtime calls those of `threads` (numbers in the innermost pid namespace) that it has names for. Asked now
+    /// and then while they run, never of one that stands still; `memory` is that of the live process.
+    fn thread_names(&mut self, _threads: &[i32], _memory: &dyn MemoryReader) -> Vec<(i32, String)> {
+        Vec::new()
+    }
+
     /// The frames of the thread. Puts them into `out`, also those that were found before something went wrong.
     fn walk(
         &mut self,

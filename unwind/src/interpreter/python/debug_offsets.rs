@@ -10,34 +10,38 @@ use super::layout::{
     Boundary, CodeLayout, Current, FrameLayout, Gil, Instruction, Layout, LineTable, PythonVersion,
     ThreadLayout,
 };
+use super::objects::{Attributes, Keys, ObjectLayout};
+
+/// `PyHeapTypeObject.ht_cached_keys` of 3.13 and 3.14, which do not state it.
+const CACHED_KEYS: u32 = 880;
 
 const COOKIE: &[u8; 8] = b"xdebugpy";
 
 /// Bytes that [`parse`] looks at, at most.
 pub(super) const BYTES_MAX: usize = 8 * 100;
 
-/// Why a build of CPython is not one whose frames can be read.
+/// Why a build of CPython is not one whose frames can be read, as part of a sentence that names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub(super) enum Unsupported {
     /// Its threads run code from copies of their own, and none of them holds a lock.
-    #[error("free-threaded builds of CPython are not supported")]
+    #[error("it is free-threaded")]
     FreeThreaded,
     /// Older than 3.8 or newer than 3.15.
-    #[error("CPython 3.{0} is not supported")]
-    Version(u8),
+    #[error("only 3.8 to 3.15 are")]
+    Version,
     /// Which version it is could not be found out.
-    #[error("the version of CPython is unknown")]
+    #[error("its version is unknown")]
     UnknownVersion,
     /// Its own description of itself is not one that is known.
-    #[error("the layout that CPython 3.{0} gives of itself is unknown")]
-    Layout(u8),
+    #[error("what it says of its own layout is not understood")]
+    Layout,
 }
 
 /// How many numbers the groups have that are read, and those between them; and which number of a group is which, where that
 /// differs.
 struct Shape {
     interpreter: usize,
-    /// `PyInterpreterState.ceval.gil` in its group.
+    /// `PyInterpreterState.ceval.gil` in its group; `imports.modules` is three before it.
     gil: usize,
     thread: usize,
     /// `PyThreadState.thread_id` in its group; the native one and the chunk of frames follow.
@@ -83,30 +87,37 @@ const SHAPE_3_15: Shape = Shape {
     ..SHAPE_3_14
 };
 
-/// The first `bytes` of `_PyRuntime`: the version and the layout that they state; `None` when there is no cookie, as
-/// before 3.13.
-pub(super) fn parse(bytes: &[u8]) -> Option<Result<(PythonVersion, Layout), Unsupported>> {
+/// What a build states of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stated {
+    pub version: Option<PythonVersion>,
+    pub layout: Result<Layout, Unsupported>,
+}
+
+/// The first `bytes` of `_PyRuntime`: what they state; `None` when there is no cookie, as before 3.13.
+pub(super) fn parse(bytes: &[u8]) -> Option<Stated> {
     let words = bytes.strip_prefix(COOKIE)?;
     let words: Vec<u64> = words
         .chunks_exact(8)
         .take(BYTES_MAX / 8)
         .filter_map(|word| Some(u64::from_le_bytes(*word.first_chunk()?)))
         .collect();
-    let &[hex, free_threaded, ref numbers @ ..] = words.as_slice() else {
-        return Some(Err(Unsupported::UnknownVersion));
+    let version = words.first().and_then(|hex| u32::try_from(*hex).ok());
+    let version = version.and_then(PythonVersion::from_hex);
+    let layout = match (version, words.as_slice()) {
+        (Some(version), &[_, free_threaded, ref numbers @ ..]) => {
+            read(version, free_threaded, numbers)
+        }
+        _ => Err(Unsupported::UnknownVersion),
     };
-    Some(read(hex, free_threaded, numbers))
+    Some(Stated { version, layout })
 }
 
 fn read(
-    hex: u64,
+    version: PythonVersion,
     free_threaded: u64,
     numbers: &[u64],
-) -> Result<(PythonVersion, Layout), Unsupported> {
-    let version = u32::try_from(hex)
-        .ok()
-        .and_then(PythonVersion::from_hex)
-        .ok_or(Unsupported::UnknownVersion)?;
+) -> Result<Layout, Unsupported> {
     if free_threaded != 0 {
         return Err(Unsupported::FreeThreaded);
     }
@@ -114,12 +125,11 @@ fn read(
         13 => SHAPE_3_13,
         14 => SHAPE_3_14,
         15 => SHAPE_3_15,
-        minor => return Err(Unsupported::Version(minor)),
+        _ => return Err(Unsupported::Version),
     };
-    let layout = Groups { rest: numbers }
+    Groups { rest: numbers }
         .layout(&shape)
-        .ok_or(Unsupported::Layout(version.minor))?;
-    Ok((version, layout))
+        .ok_or(Unsupported::Layout)
 }
 
 /// The groups that have not been read yet.
@@ -142,7 +152,7 @@ impl<'a> Groups<'a> {
         let frame = self.next(shape.frame)?;
         let code = self.next(shape.code)?;
         let object = self.next(2)?;
-        let _kind = self.next(shape.kind)?;
+        let kind = self.next(shape.kind)?;
         let _tuple = self.next(3)?;
         let _list = self.next(3)?;
         let _set = self.next(shape.set)?;
@@ -190,6 +200,14 @@ impl<'a> Groups<'a> {
             ascii_header: text.get(3)?,
             // The length in UTF-8 and a pointer to that lie between.
             text_header: text.get(3)? + 16,
+            objects: ObjectLayout {
+                modules: interpreter.get_far(shape.gil - 3)?,
+                cached_keys: kind.get(7).unwrap_or(CACHED_KEYS),
+                keys: Keys::Kinds,
+                attributes: Attributes::Inline,
+                values: 8,
+                one_digit: 8,
+            },
         })
     }
 }
@@ -253,9 +271,8 @@ mod tests {
 
     #[test]
     fn what_3_13_says_of_itself() {
-        let (version, layout) = parse(&runtime(0x030d_00f0, 0, &NUMBERS_3_13))
-            .unwrap()
-            .unwrap();
+        let stated = parse(&runtime(0x030d_00f0, 0, &NUMBERS_3_13)).unwrap();
+        let (version, layout) = (stated.version.unwrap(), stated.layout.unwrap());
         assert_eq!((version.minor, version.micro), (13, Some(0)));
         assert_eq!(
             (
@@ -266,6 +283,10 @@ mod tests {
             (632, 7264, 7344)
         );
         assert_eq!(layout.gil, Gil::OfInterpreter(16));
+        assert_eq!(
+            (layout.objects.modules, layout.objects.cached_keys),
+            (7656, 880)
+        );
         assert_eq!(layout.thread.current, Current::Frame(72));
         assert_eq!(layout.thread.native_thread_id, Some(160));
         assert_eq!(
@@ -281,15 +302,16 @@ mod tests {
         assert_eq!(layout.ascii_header, 40);
     }
 
+    /// The version and the layout that are stated so.
+    fn stated(hex: u64, numbers: &[u64]) -> (u8, Layout) {
+        let stated = parse(&runtime(hex, 0, numbers)).unwrap();
+        (stated.version.unwrap().minor, stated.layout.unwrap())
+    }
+
     #[test]
     fn what_3_14_has_added_moves_nothing() {
-        let (version, layout) = parse(&runtime(0x030e_00f0, 0, &numbers_3_14()))
-            .unwrap()
-            .unwrap();
-        let (_, before) = parse(&runtime(0x030d_00f0, 0, &NUMBERS_3_13))
-            .unwrap()
-            .unwrap();
-        assert_eq!((version.minor, layout), (14, before));
+        let (_, before) = stated(0x030d_00f0, &NUMBERS_3_13);
+        assert_eq!(stated(0x030e_00f0, &numbers_3_14()), (14, before));
     }
 
     /// The numbers of 3.14 with those between them that 3.15 has added.
@@ -297,7 +319,7 @@ mod tests {
         let mut numbers = numbers_3_14();
         let collector = numbers.len() - 1;
         numbers.insert(collector, 56); // compactunicodeobject_size
-        numbers.splice(53..53, [24, 264, 1000, 872]); // behind tp_flags; and PyHeapTypeObject
+        numbers.splice(53..53, [24, 264, 1000, 880]); // behind tp_flags; and PyHeapTypeObject
         numbers.splice(28..28, [200, 208, 120, 128, 0]); // behind status; and the exception stack's item
         numbers.splice(24..24, [80, 88, 96]); // base_frame and two more, behind current_frame
         numbers
@@ -305,38 +327,35 @@ mod tests {
 
     #[test]
     fn what_3_15_has_added_moves_nothing() {
-        let (version, layout) = parse(&runtime(0x030f_02f0, 0, &numbers_3_15()))
-            .unwrap()
-            .unwrap();
-        let (_, before) = parse(&runtime(0x030e_00f0, 0, &numbers_3_14()))
-            .unwrap()
-            .unwrap();
-        assert_eq!((version.minor, layout), (15, before));
+        let (_, before) = stated(0x030e_00f0, &numbers_3_14());
+        assert_eq!(stated(0x030f_02f0, &numbers_3_15()), (15, before));
     }
 
     #[test]
     fn what_is_not_known_is_refused_by_its_name() {
-        let refused =
-            |hex, free, numbers: &[u64]| parse(&runtime(hex, free, numbers)).unwrap().unwrap_err();
-        assert_eq!(
-            refused(0x030d_00f0, 1, &NUMBERS_3_13),
-            Unsupported::FreeThreaded
-        );
-        assert_eq!(
-            refused(0x0310_00a1, 0, &NUMBERS_3_13),
-            Unsupported::Version(16)
-        );
-        assert_eq!(
-            refused(0x040d_00f0, 0, &NUMBERS_3_13),
-            Unsupported::UnknownVersion
-        );
-        assert_eq!(
-            refused(0x030e_00f0, 0, &NUMBERS_3_13),
-            Unsupported::Layout(14)
-        );
-        assert_eq!(
-            refused(0x030d_00f0, 0, &NUMBERS_3_13[..60]),
-            Unsupported::Layout(13)
+        #[track_caller]
+        fn check(
+            hex: u64,
+            free_threaded: u64,
+            numbers: &[u64],
+            minor: Option<u8>,
+            why: Unsupported,
+        ) {
+            let stated = parse(&runtime(hex, free_threaded, numbers)).unwrap();
+            assert_eq!(stated.version.map(|version| version.minor), minor);
+            assert_eq!(stated.layout, Err(why));
+        }
+        let numbers = &NUMBERS_3_13;
+        check(0x030d_00f0, 1, numbers, Some(13), Unsupported::FreeThreaded);
+        check(0x0310_00a1, 0, numbers, Some(16), Unsupported::Version);
+        check(0x040d_00f0, 0, numbers, None, Unsupported::UnknownVersion);
+        check(0x030e_00f0, 0, numbers, Some(14), Unsupported::Layout);
+        check(
+            0x030d_00f0,
+            0,
+            &numbers[..60],
+            Some(13),
+            Unsupported::Layout,
         );
         assert_eq!(parse(&[0; 64]), None);
     }
@@ -347,8 +366,8 @@ mod tests {
             minor in 13u64..16,
             numbers in prop::collection::vec(any::<u64>(), 0..120),
         ) {
-            let read = parse(&runtime(0x0300_00f0 | minor << 16, 0, &numbers)).unwrap();
-            prop_assert!(read.is_ok() || read == Err(Unsupported::Layout(u8::try_from(minor).unwrap())));
+            let layout = parse(&runtime(0x0300_00f0 | minor << 16, 0, &numbers)).unwrap().layout;
+            prop_assert!(layout.is_ok() || layout == Err(Unsupported::Layout));
         }
     }
 }

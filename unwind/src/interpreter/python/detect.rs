@@ -40,8 +40,7 @@ pub(super) fn detect(image: &ElfImage) -> Option<Found> {
     let eval = eval.map(|symbol| symbol.svma..Svma(symbol.svma.0.saturating_add(symbol.bytes)));
     let described = image.bytes_at(runtime).and_then(debug_offsets::parse);
     let (version, layout) = match described {
-        Some(Ok((version, layout))) => (Some(version), Ok(layout)),
-        Some(Err(unsupported)) => (None, Err(unsupported)),
+        Some(stated) => (stated.version, stated.layout),
         None => {
             let version = version
                 .and_then(|symbol| hex_version(image, symbol.svma))
@@ -60,7 +59,7 @@ pub(super) fn detect(image: &ElfImage) -> Option<Found> {
 
 fn layout_of(version: Option<PythonVersion>) -> Result<Layout, Unsupported> {
     let version = version.ok_or(Unsupported::UnknownVersion)?;
-    let layout = Layout::of(version).ok_or(Unsupported::Version(version.minor))?;
+    let layout = Layout::of(version).ok_or(Unsupported::Version)?;
     Ok(*layout)
 }
 

@@ -9,9 +9,11 @@ use std::process::Command;
 
 use super::debug_offsets;
 use super::layout::{Boundary, Current, Gil, Instruction, Layout, PythonVersion};
+use super::objects::{self, Attributes, Keys};
 
 /// Prints where the fields are that the tables name.
 const PROGRAM: &str = r#"
+#define NDEBUG 1
 #define Py_BUILD_CORE 1
 #include <Python.h>
 #include <frameobject.h>
@@ -24,7 +26,20 @@ const PROGRAM: &str = r#"
 #include "internal/pycore_pystate.h"
 #include "internal/pycore_gil.h"
 #if PY_VERSION_HEX >= 0x030b0000
+#include "internal/pycore_dict.h"
 #include "internal/pycore_frame.h"
+#include "internal/pycore_object.h"
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+#include "internal/pycore_moduleobject.h"
+#endif
+#if PY_VERSION_HEX >= 0x030c0000
+#include "internal/pycore_long.h"
+#define ONE_DIGIT (1 << _PyLong_NON_SIZE_BITS)
+#define MODULES imports.modules
+#else
+#define ONE_DIGIT 1
+#define MODULES modules
 #endif
 #if PY_VERSION_HEX >= 0x030e0000
 #include "internal/pycore_interpframe_structs.h"
@@ -50,6 +65,47 @@ int main(void) {
     P("length", offsetof(PyASCIIObject, length));
     P("state", offsetof(PyASCIIObject, state));
     P("bytes", offsetof(PyBytesObject, ob_sval));
+    P("modules", offsetof(PyInterpreterState, MODULES));
+    P("type", offsetof(PyObject, ob_type));
+    P("basic_size", offsetof(PyTypeObject, tp_basicsize));
+    P("flags", offsetof(PyTypeObject, tp_flags));
+    P("dict_offset", offsetof(PyTypeObject, tp_dictoffset));
+    P("cached_keys", offsetof(PyHeapTypeObject, ht_cached_keys));
+    P("dict_keys", offsetof(PyDictObject, ma_keys));
+    P("dict_values", offsetof(PyDictObject, ma_values));
+    P("number_size", offsetof(PyVarObject, ob_size));
+    P("one_digit", ONE_DIGIT);
+#if PY_VERSION_HEX >= 0x030c0000
+    P("digits", offsetof(PyLongObject, long_value.ob_digit));
+#else
+    P("digits", offsetof(PyLongObject, ob_digit));
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+    P("module_dict", offsetof(PyModuleObject, md_dict));
+    P("inline_values", Py_TPFLAGS_INLINE_VALUES);
+    P("before_object", -MANAGED_DICT_OFFSET);
+#elif PY_VERSION_HEX >= 0x030b0000
+    {
+        PyObject *object = (PyObject *)4096;
+#if PY_VERSION_HEX >= 0x030c0000
+        P("before_object", (char *)object - (char *)_PyObject_DictOrValuesPointer(object));
+#else
+        P("before_object", (char *)object - (char *)_PyObject_ManagedDictPointer(object));
+        P("values_before_object", (char *)object - (char *)_PyObject_ValuesPointer(object));
+#endif
+    }
+#endif
+#if PY_VERSION_HEX >= 0x030b0000
+    P("managed_dict", Py_TPFLAGS_MANAGED_DICT);
+    P("keys_log_bytes", offsetof(PyDictKeysObject, dk_log2_index_bytes));
+    P("keys_kind", offsetof(PyDictKeysObject, dk_kind));
+    P("keys_general", DICT_KEYS_GENERAL);
+    P("keys_count", offsetof(PyDictKeysObject, dk_nentries));
+    P("keys_indices", offsetof(PyDictKeysObject, dk_indices));
+    P("entry_value", offsetof(PyDictKeyEntry, me_value));
+    P("short_entry", sizeof(PyDictUnicodeEntry));
+    P("values", offsetof(struct _dictvalues, values));
+#endif
 #if PY_VERSION_HEX >= 0x030c0000
     P("gil", offsetof(PyInterpreterState, ceval.gil));
     P("owner", offsetof(_PyInterpreterFrame, owner));
@@ -101,6 +157,7 @@ int main(void) {
     o.runtime_state.interpreters_head = offsetof(_PyRuntimeState, interpreters.head);
     o.interpreter_state.next = offsetof(PyInterpreterState, next);
     o.interpreter_state.threads_head = offsetof(PyInterpreterState, threads.head);
+    o.interpreter_state.imports_modules = offsetof(PyInterpreterState, imports.modules);
     o.interpreter_state.ceval_gil = offsetof(PyInterpreterState, ceval.gil);
     o.thread_state.prev = offsetof(PyThreadState, prev);
     o.thread_state.next = offsetof(PyThreadState, next);
@@ -119,6 +176,9 @@ int main(void) {
     o.code_object.co_code_adaptive = offsetof(PyCodeObject, co_code_adaptive);
     o.pyobject.size = sizeof(PyObject);
     o.pyobject.ob_type = offsetof(PyObject, ob_type);
+#if PY_VERSION_HEX >= 0x030f0000
+    o.heap_type_object.ht_cached_keys = offsetof(PyHeapTypeObject, ht_cached_keys);
+#endif
     o.bytes_object.ob_size = offsetof(PyBytesObject, ob_base.ob_size);
     o.bytes_object.ob_sval = offsetof(PyBytesObject, ob_sval);
     o.unicode_object.state = offsetof(PyASCIIObject, state);
@@ -134,6 +194,11 @@ int main(void) {
     return 0;
 }
 "#;
+
+/// A number of the program's that is no offset.
+fn flag(flag: u64) -> u32 {
+    u32::try_from(flag).unwrap()
+}
 
 /// What the table says, in the words of the program.
 fn table(layout: &Layout) -> BTreeMap<&'static str, u32> {
@@ -156,7 +221,41 @@ fn table(layout: &Layout) -> BTreeMap<&'static str, u32> {
         ("length", 16),
         ("state", 32),
         ("bytes", 32),
+        ("modules", layout.objects.modules),
+        ("type", objects::TYPE),
+        ("basic_size", objects::BASIC_SIZE),
+        ("flags", objects::FLAGS),
+        ("dict_offset", objects::DICT_OFFSET),
+        ("cached_keys", layout.objects.cached_keys),
+        ("dict_keys", objects::DICT_KEYS),
+        ("dict_values", objects::DICT_VALUES),
+        ("number_size", 16),
+        ("one_digit", flag(layout.objects.one_digit)),
+        ("digits", objects::DIGITS),
     ]);
+    // Before 3.11 tables of keys are in no header; before 3.13 modules are not.
+    if layout.objects.keys == Keys::Kinds {
+        fields.extend([
+            ("managed_dict", flag(objects::MANAGED_DICT)),
+            ("keys_log_bytes", 9),
+            ("keys_kind", 10),
+            ("keys_general", 0),
+            ("keys_count", 24),
+            ("keys_indices", 32),
+            ("entry_value", 16),
+            ("short_entry", 16),
+            ("values", layout.objects.values),
+            ("before_object", 24),
+        ]);
+    }
+    match layout.objects.attributes {
+        Attributes::Dict | Attributes::ValuesOrDict => {}
+        Attributes::ValuesAndDict => fields.extend([("values_before_object", 32)]),
+        Attributes::Inline => fields.extend([
+            ("module_dict", super::names::MODULE_DICT),
+            ("inline_values", flag(objects::INLINE_VALUES)),
+        ]),
+    }
     let (Gil::OfRuntime(gil) | Gil::OfInterpreter(gil)) = layout.gil;
     fields.insert("gil", gil);
     fields.extend(
@@ -256,9 +355,9 @@ fn the_tables_are_what_the_headers_say() {
         let layout = match said.remove("stated") {
             None => *Layout::of(PythonVersion { minor, micro: None }).unwrap(),
             Some(stated) => {
-                let (version, layout) = debug_offsets::parse(&bytes(stated)).unwrap().unwrap();
-                assert_eq!(version.minor, minor);
-                layout
+                let stated = debug_offsets::parse(&bytes(stated)).unwrap();
+                assert_eq!(stated.version.unwrap().minor, minor);
+                stated.layout.unwrap()
             }
         };
         let said: BTreeMap<&str, u32> = said

@@ -44,6 +44,8 @@ pub(crate) fn walk_any(words: &[u64], minor: u8, native: &[u64]) {
         let is_whole = walked == Walked::Whole;
         assert!(!is_whole || !out.frames.is_empty());
     }
+    let names = process.thread_names(&tids, &memory);
+    assert!(names.len() <= tids.len());
 }
 
 fn stack(frames: &[u64]) -> Stack {

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use super::objects::{Attributes, Keys, ObjectLayout};
+
 /// A release of CPython 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PythonVersion {
@@ -56,6 +58,8 @@ pub(super) struct Layout {
     pub ascii_header: u32,
     /// `sizeof(PyCompactUnicodeObject)`: where those of any other string begin.
     pub text_header: u32,
+    /// Dictionaries and attributes.
+    pub objects: ObjectLayout,
 }
 
 /// Where the lock that a thread holds while it runs Python code is found.
@@ -228,6 +232,10 @@ fn behind(offsets: &[u32]) -> usize {
 
 static V3_8: Layout = Layout {
     gil: Gil::OfRuntime(1152),
+    objects: ObjectLayout {
+        modules: 56,
+        ..V3_10.objects
+    },
     ..V3_9
 };
 
@@ -237,6 +245,10 @@ static V3_9: Layout = Layout {
         ..V3_10.frame
     },
     lines: LineTable::Lnotab,
+    objects: ObjectLayout {
+        cached_keys: 864,
+        ..V3_10.objects
+    },
     ..V3_10
 };
 
@@ -268,6 +280,14 @@ static V3_10: Layout = Layout {
     lines: LineTable::Ranges,
     ascii_header: 48,
     text_header: 72,
+    objects: ObjectLayout {
+        modules: 856,
+        cached_keys: 872,
+        keys: Keys::Sized,
+        attributes: Attributes::Dict,
+        values: 0,
+        one_digit: 1,
+    },
 };
 
 static V3_11: Layout = Layout {
@@ -303,6 +323,12 @@ static V3_11: Layout = Layout {
     lines: LineTable::Locations,
     ascii_header: 48,
     text_header: 72,
+    objects: ObjectLayout {
+        modules: 888,
+        keys: Keys::Kinds,
+        attributes: Attributes::ValuesAndDict,
+        ..V3_10.objects
+    },
 };
 
 static V3_12: Layout = Layout {
@@ -333,5 +359,12 @@ static V3_12: Layout = Layout {
     },
     ascii_header: 40,
     text_header: 56,
+    objects: ObjectLayout {
+        modules: 944,
+        cached_keys: 880,
+        attributes: Attributes::ValuesOrDict,
+        one_digit: 8,
+        ..V3_11.objects
+    },
     ..V3_11
 };

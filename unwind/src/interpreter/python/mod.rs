@@ -8,8 +8,8 @@
 //! The C function that executes frames, `_PyEval_EvalFrameDefault`, executes one frame each before 3.11; since then a
 //! Python function called by another stays in the same activation of it. `place.rs` finds the native frame of each.
 //!
-//! Not shown: names that Python gives to threads, and tasks of asyncio. Both are found through dictionaries of modules,
-//! some hundred reads away.
+//! Names that Python gives to threads are some hundred reads away, in dictionaries of modules (`names.rs`, `objects.rs`):
+//! they are asked for now and then, not for each sample. Not shown are tasks of asyncio.
 
 mod capture;
 mod code;
@@ -24,6 +24,10 @@ pub(super) mod hostile;
 mod hostile_tests;
 mod layout;
 mod lines;
+mod names;
+#[cfg(test)]
+mod names_tests;
+mod objects;
 mod place;
 mod text;
 mod threads;
@@ -37,6 +41,7 @@ use self::capture::Captured;
 use self::code::Codes;
 use self::detect::Found;
 use self::layout::Layout;
+use self::names::Names;
 use self::place::Places;
 use self::threads::{ThreadState, ThreadStates};
 use super::{
@@ -127,6 +132,7 @@ struct CPythonProcess {
     /// Native frames in the evaluation loop; kept for its memory.
     markers: Vec<usize>,
     places: Places,
+    names: Names,
     /// Threads without a known state that are still to be met before states are looked for again, and how many the next
     /// time.
     search_in: u32,
@@ -153,6 +159,7 @@ impl CPythonProcess {
             strangers: FxHashMap::default(),
             markers: Vec::new(),
             places: Places::default(),
+            names: Names::default(),
             search_in: 0,
             search_pause: 1,
         }
@@ -265,7 +272,7 @@ pub(super) fn frozen(
     let runtime = part("_PyRuntime")?.start;
     let mut stated = [0; debug_offsets::BYTES_MAX];
     let layout = match memory.read_exact(runtime, &mut stated) {
-        Ok(()) => debug_offsets::parse(&stated).and_then(|stated| Some(stated.ok()?.1)),
+        Ok(()) => debug_offsets::parse(&stated).and_then(|stated| stated.layout.ok()),
         Err(_) => None,
     };
     let version = layout::PythonVersion { minor, micro: None };
@@ -309,6 +316,11 @@ impl Interpreter for CPythonProcess {
 
     fn holds_lock(&self) -> Option<bool> {
         self.captured.holds_gil
+    }
+
+    fn thread_names(&mut self, threads: &[i32], memory: &dyn MemoryReader) -> Vec<(i32, String)> {
+        self.names
+            .read(&self.layout, self.runtime, &self.threads, threads, memory)
     }
 
     fn walk(

@@ -44,6 +44,15 @@ pub(super) fn read(
     Some(text)
 }
 
+/// Whether the string object at `at` is `text`, which is ASCII.
+pub(super) fn is(layout: &Layout, at: Avma, text: &str, memory: &dyn MemoryReader) -> bool {
+    let length = at.checked_add(LENGTH as u64);
+    let length = length.and_then(|length| memory.read_u64(length).ok());
+    // Nearly all others are longer or shorter.
+    length == Some(text.len() as u64)
+        && read(layout, at, text.len(), memory).is_some_and(|read| read == text)
+}
+
 /// How the characters of a string lie.
 struct State {
     /// Bytes of a character.

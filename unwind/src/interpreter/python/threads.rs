@@ -47,11 +47,7 @@ pub(super) fn list(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) ->
     };
     let mut found = ThreadStates::default();
     let mut threads = 0;
-    let mut interpreter = word(runtime, layout.interpreters_head);
-    for _ in 0..INTERPRETERS_MAX {
-        let Some(at) = interpreter.filter(|at| *at != Avma(0)) else {
-            break;
-        };
+    for at in interpreters(layout, runtime, memory) {
         let gil = match layout.gil {
             Gil::OfRuntime(offset) => runtime.checked_add(u64::from(offset)),
             Gil::OfInterpreter(offset) => word(at, offset).filter(|gil| *gil != Avma(0)),
@@ -69,9 +65,23 @@ pub(super) fn list(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) ->
             }
             thread = word(address, layout.thread.next);
         }
-        interpreter = word(at, layout.interpreter_next);
     }
     found
+}
+
+/// The interpreters of the runtime at `runtime`, the newest first.
+pub(super) fn interpreters(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) -> Vec<Avma> {
+    let pointer = |at: Avma, offset: u32| {
+        let at = at.checked_add(u64::from(offset))?;
+        memory
+            .read_u64(at)
+            .ok()
+            .map(Avma)
+            .filter(|at| *at != Avma(0))
+    };
+    let first = pointer(runtime, layout.interpreters_head);
+    let all = std::iter::successors(first, |at| pointer(*at, layout.interpreter_next));
+    all.take(INTERPRETERS_MAX).collect()
 }
 
 /// The state of `thread`, if it is one of those that were made last: CPython puts new ones in front. While the thread stands
