@@ -98,38 +98,44 @@ pub(super) fn detach(tid: Tid, signal: i32) -> Result<(), Errno> {
 /// Fills `into` with the general registers of a stopped thread and says how many bytes those were: a 32-bit thread
 /// has fewer than a 64-bit one. PTRACE_GETREGSET; Linux 2.6.34.
 pub(super) fn get_registers<T: PlainRegisters>(tid: Tid, into: &mut T) -> Result<usize, Errno> {
+    get_register_set(tid, NT_PRSTATUS, into)
+}
+
+/// As [`get_registers`], of the registers of kind `set`, `NT_*` of elf.h.
+pub(super) fn get_register_set<T: PlainRegisters>(
+    tid: Tid,
+    set: usize,
+    into: &mut T,
+) -> Result<usize, Errno> {
     let mut vector = libc::iovec {
         iov_base: ptr::from_mut(into).cast::<c_void>(),
         iov_len: mem::size_of::<T>(),
     };
     // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, which is `into`; `T: PlainRegisters` may hold
     // any bytes. `vector` is ours for the length of the call.
-    let answer = unsafe {
-        libc::ptrace(
-            libc::PTRACE_GETREGSET,
-            tid.0,
-            NT_PRSTATUS,
-            ptr::from_mut(&mut vector),
-        )
-    };
+    let answer =
+        unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid.0, set, ptr::from_mut(&mut vector)) };
     Errno::result(answer).map(|_| vector.iov_len)
 }
 
 /// Replaces the general registers of a stopped thread. PTRACE_SETREGSET; Linux 2.6.34.
 pub(super) fn set_registers<T: PlainRegisters>(tid: Tid, registers: &T) -> Result<(), Errno> {
+    set_register_set(tid, NT_PRSTATUS, registers)
+}
+
+/// As [`set_registers`], of the registers of kind `set`, `NT_*` of elf.h.
+pub(super) fn set_register_set<T: PlainRegisters>(
+    tid: Tid,
+    set: usize,
+    registers: &T,
+) -> Result<(), Errno> {
     let mut vector = libc::iovec {
         iov_base: ptr::from_ref(registers).cast_mut().cast::<c_void>(),
         iov_len: mem::size_of::<T>(),
     };
     // SAFETY: the kernel only reads the `iov_len` bytes at `iov_base`, which are `registers`.
-    let answer = unsafe {
-        libc::ptrace(
-            libc::PTRACE_SETREGSET,
-            tid.0,
-            NT_PRSTATUS,
-            ptr::from_mut(&mut vector),
-        )
-    };
+    let answer =
+        unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid.0, set, ptr::from_mut(&mut vector)) };
     Errno::result(answer).map(drop)
 }
 

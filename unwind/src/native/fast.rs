@@ -15,6 +15,7 @@ use super::cfi::hdr_is_reliable;
 use super::resolve::Resolver;
 use super::rule::{Rule, RuleKind};
 use super::walk::{FRAMES_MAX, Place, Position, Walk};
+use super::x86_64::X86_64;
 use crate::address::Avma;
 use crate::arch::Arch;
 use crate::elf::{ImageBytes, UnwindSection};
@@ -64,7 +65,10 @@ impl FastStorey {
         memory: &M,
         stack: &mut Stack,
     ) -> bool {
-        let mut walk = Walk::new(resolver, modules, memory, start, None);
+        if start.arch().elf_machine != Arch::X86_64.elf_machine {
+            return false;
+        }
+        let mut walk = Walk::<_, X86_64>::new(resolver, modules, memory, start, None);
         let process = self.process(modules);
         let reaches_root = process.is_some_and(|process| process.run(&mut walk, start, stack));
         if reaches_root {
@@ -116,7 +120,7 @@ impl Process {
 
     fn run<M: MemoryReader + ?Sized>(
         &mut self,
-        walk: &mut Walk<'_, M>,
+        walk: &mut Walk<'_, M, X86_64>,
         start: &Registers,
         stack: &mut Stack,
     ) -> bool {

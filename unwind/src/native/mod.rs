@@ -1,5 +1,6 @@
 //! The walk through compiled code.
 
+mod aarch64;
 mod cache;
 mod cfi;
 mod complex;
@@ -7,6 +8,8 @@ mod convention;
 mod fast;
 mod go;
 mod infer;
+mod machine;
+mod record;
 mod resolve;
 mod rule;
 mod walk;
@@ -18,15 +21,16 @@ use crate::interpreter::NativeFrame;
 use crate::memory::MemoryReader;
 use crate::modules::Modules;
 use crate::registers::Registers;
-use crate::stack::{FrameOrigin, Stack};
+use crate::stack::{FrameOrigin, Stack, StackEnd};
 
+use aarch64::Aarch64;
 pub(crate) use cfi::function;
 use cfi::{CfiLookup, look_up};
 use fast::FastStorey;
+use machine::{Code, INSTRUCTION_BYTES_MAX, Machine};
 use resolve::Resolver;
 use walk::Walk;
-use x86_64::INSTRUCTION_BYTES_MAX;
-use x86_64::follow::{Code, Followed, follow};
+use x86_64::X86_64;
 
 /// How often each way of finding a caller was taken, over the life of an [`Unwinder`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,8 +111,7 @@ impl Unwinder {
             self.count(stack);
             return;
         }
-        stack.end = Walk::new(&mut self.resolver, modules, memory, start, None).run(stack);
-        self.count(stack);
+        self.walk_completely(modules, start, memory, None, stack);
     }
 
     /// As [`Unwinder::walk`]; `guide` is asked at each frame.
@@ -121,8 +124,7 @@ impl Unwinder {
         stack: &mut Stack,
     ) {
         stack.frames.clear();
-        stack.end = Walk::new(&mut self.resolver, modules, memory, start, Some(guide)).run(stack);
-        self.count(stack);
+        self.walk_completely(modules, start, memory, Some(guide), stack);
     }
 
     /// What has been done so far.
@@ -134,6 +136,34 @@ impl Unwinder {
             fast_fallbacks: self.fast.as_ref().map_or(0, |fast| fast.fallbacks),
             ..self.counts
         }
+    }
+
+    fn walk_completely<M: MemoryReader + ?Sized>(
+        &mut self,
+        modules: &Modules,
+        start: &Registers,
+        memory: &M,
+        guide: Option<&mut dyn WalkGuide>,
+        stack: &mut Stack,
+    ) {
+        const X86_64_ELF: u16 = X86_64::ARCH.elf_machine;
+        const AARCH64_ELF: u16 = Aarch64::ARCH.elf_machine;
+        let resolver = &mut self.resolver;
+        // Anew, so that it need live no longer than the walk.
+        let guide: Option<&mut dyn WalkGuide> = match guide {
+            Some(guide) => Some(guide),
+            None => None,
+        };
+        stack.end = match start.arch().elf_machine {
+            X86_64_ELF => {
+                Walk::<_, X86_64>::new(resolver, modules, memory, start, guide).run(stack)
+            }
+            AARCH64_ELF => {
+                Walk::<_, Aarch64>::new(resolver, modules, memory, start, guide).run(stack)
+            }
+            _ => StackEnd::NoUnwindInfo(start.pc().unwrap_or_default()),
+        };
+        self.count(stack);
     }
 
     fn count(&mut self, stack: &Stack) {
@@ -167,8 +197,4 @@ impl<M: MemoryReader + ?Sized> Code for MemoryCode<'_, M> {
     fn fetch(&self, at: u64, into: &mut [u8; INSTRUCTION_BYTES_MAX]) -> usize {
         self.0.read(Avma(at), into).unwrap_or(0)
     }
-}
-
-fn follow_memory<M: MemoryReader + ?Sized>(memory: &M, pc: Avma) -> Followed {
-    follow(&MemoryCode(memory), pc.0)
 }
