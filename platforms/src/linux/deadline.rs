@@ -166,8 +166,8 @@ fn step_over_seize(context: &mut libc::mcontext_t) {
     const INSTRUCTION_BYTES: u64 = 4;
     let is = |register: usize, value: i64| context.regs[register].cast_signed() == value;
     let asks_for = |request| is(0, i64::from(request));
-    let is_seize = is(8, libc::SYS_ptrace)
-        && (asks_for(libc::PTRACE_SEIZE) || asks_for(libc::PTRACE_ATTACH));
+    let is_seize =
+        is(8, libc::SYS_ptrace) && (asks_for(libc::PTRACE_SEIZE) || asks_for(libc::PTRACE_ATTACH));
     let Ok(pc) = usize::try_from(context.pc) else {
         return;
     };

@@ -113,8 +113,14 @@ pub(super) fn get_register_set<T: PlainRegisters>(
     };
     // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, which is `into`; `T: PlainRegisters` may hold
     // any bytes. `vector` is ours for the length of the call.
-    let answer =
-        unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid.0, set, ptr::from_mut(&mut vector)) };
+    let answer = unsafe {
+        libc::ptrace(
+            libc::PTRACE_GETREGSET,
+            tid.0,
+            set,
+            ptr::from_mut(&mut vector),
+        )
+    };
     Errno::result(answer).map(|_| vector.iov_len)
 }
 
@@ -134,8 +140,14 @@ pub(super) fn set_register_set<T: PlainRegisters>(
         iov_len: mem::size_of::<T>(),
     };
     // SAFETY: the kernel only reads the `iov_len` bytes at `iov_base`, which are `registers`.
-    let answer =
-        unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid.0, set, ptr::from_mut(&mut vector)) };
+    let answer = unsafe {
+        libc::ptrace(
+            libc::PTRACE_SETREGSET,
+            tid.0,
+            set,
+            ptr::from_mut(&mut vector),
+        )
+    };
     Errno::result(answer).map(drop)
 }
 

@@ -106,8 +106,8 @@ pub(super) fn decode(tid: Tid, raw: RawRegisters) -> StoppedRegisters {
     }
 }
 
-/// The registers to write so that an interrupted call is run again; `None` when there is nothing to repair, or its first
-/// argument cannot be had, or a signal will be handled first: then `EINTR` is right.
+/// The registers to write so that an interrupted call is run again; `None` when there is nothing to repair, or it may be
+/// a handler that has interrupted it, or its first argument cannot be had.
 pub(super) fn repaired(
     tid: Tid,
     kind: StopKind,
@@ -118,7 +118,7 @@ pub(super) fn repaired(
     // One before which the thread stands is run again without our doing; its first argument may be any number.
     if !may_be
         || Standing::of(tid, &stopped.raw) != Standing::Interrupted(number)
-        || will_handle_signal(tid)
+        || may_have_handled_signal(tid)
     {
         return None;
     }
@@ -146,9 +146,23 @@ fn first_argument(tid: Tid, number: u32) -> Option<u64> {
     }
 }
 
-/// Whether a signal is pending that the thread does not block.
-fn will_handle_signal(tid: Tid) -> bool {
-    status::read(Pid(tid.0)).is_ok_and(|status| status.deliverable_signals != 0)
+/// Whether a handler may just have returned to where the thread stands, behind a call that it interrupted: `EINTR` is right
+/// then, and what the kernel has as first argument is another call's. No handler restarts these calls, whatever its
+/// flags (signal(7)), so that a program with one has to know `EINTR` anyway. Those for faults do not count.
+fn may_have_handled_signal(tid: Tid) -> bool {
+    const FAULTS: [i32; 6] = [
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGSEGV,
+        libc::SIGSYS,
+    ];
+    let faults = FAULTS
+        .iter()
+        .fold(0u64, |mask, signal| mask | 1 << (signal - 1));
+    // What cannot be read may have one.
+    status::read(Pid(tid.0)).map_or(true, |status| status.handled_signals & !faults != 0)
 }
 
 /// By DWARF number: x0 to x30, the stack pointer, the PC.
@@ -241,7 +255,11 @@ mod tests {
         (raw.sp, raw.pc) = (32, 33);
         let registers = dwarf_registers(&raw);
         for register in 0..33 {
-            assert_eq!(registers.get(register), Some(u64::from(register) + 1), "{register}");
+            assert_eq!(
+                registers.get(register),
+                Some(u64::from(register) + 1),
+                "{register}"
+            );
         }
     }
 
@@ -249,7 +267,8 @@ mod tests {
     fn a_system_call_is_known_by_the_instruction() {
         let eintr = -i64::from(libc::EINTR);
         let sleeps = u32::try_from(libc::SYS_epoll_pwait).unwrap();
-        let of = |before, next, result| Standing::at(before, next, &raw(libc::SYS_epoll_pwait, result));
+        let of =
+            |before, next, result| Standing::at(before, next, &raw(libc::SYS_epoll_pwait, result));
         assert_eq!(of(SVC_0, RET, eintr), Standing::Interrupted(sleeps));
         assert_eq!(of(SVC_0, RET, 1), Standing::Behind(sleeps));
         assert_eq!(of(RET, SVC_0, 4), Standing::Before(sleeps));

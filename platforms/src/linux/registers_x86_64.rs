@@ -158,27 +158,33 @@ mod tests {
     use super::*;
 
     fn at_syscall(number: i64, result: i64) -> StoppedRegisters {
-        decode(Tid(0), RawRegisters {
-            orig_rax: number.cast_unsigned(),
-            rax: result.cast_unsigned(),
-            ..ZEROED
-        })
+        decode(
+            Tid(0),
+            RawRegisters {
+                orig_rax: number.cast_unsigned(),
+                rax: result.cast_unsigned(),
+                ..ZEROED
+            },
+        )
     }
 
     #[test]
     fn registers_have_their_dwarf_numbers() {
-        let stopped = decode(Tid(0), RawRegisters {
-            rdx: 1,
-            rbx: 3,
-            rdi: 5,
-            rbp: 6,
-            rsp: 7,
-            r8: 8,
-            r15: 15,
-            rip: 16,
-            orig_rax: u64::MAX,
-            ..ZEROED
-        });
+        let stopped = decode(
+            Tid(0),
+            RawRegisters {
+                rdx: 1,
+                rbx: 3,
+                rdi: 5,
+                rbp: 6,
+                rsp: 7,
+                r8: 8,
+                r15: 15,
+                rip: 16,
+                orig_rax: u64::MAX,
+                ..ZEROED
+            },
+        );
         for register in [1, 3, 5, 6, 7, 8, 15, 16] {
             assert_eq!(
                 stopped.registers.get(register),

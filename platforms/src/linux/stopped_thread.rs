@@ -103,7 +103,7 @@ impl StoppedThread {
     /// io_uring_enter, sockets with a time-out: signal(7), and measured) would return `EINTR` to a program in which
     /// no signal handler ran. On x86_64 their result is replaced by the kernel's own "no handler: run again"
     /// (ERESTARTNOHAND): with a handler pending the kernel makes that `EINTR` again, which is right. On aarch64 it has
-    /// looked at the result before the stop, so the thread is put back to before the call, unless a signal is pending. A
+    /// looked at the result before the stop, so the thread is put back to before the call, unless it handles signals. A
     /// relative time-out starts anew.
     ///
     /// # Errors

@@ -26,8 +26,8 @@ pub struct Status {
     pub effective_capabilities: u64,
     /// 0 none, 1 strict, 2 a filter; `None` where the kernel has no seccomp.
     pub seccomp: Option<u32>,
-    /// Signals that are pending, for the thread or its process, and neither blocked nor ignored: bit n for signal n + 1.
-    pub deliverable_signals: u64,
+    /// Signals for which there is a handler and which the thread does not block: bit n for signal n + 1.
+    pub handled_signals: u64,
     /// Whether execve cannot raise its rights; `None` before Linux 4.10.
     pub no_new_privileges: Option<bool>,
 }
@@ -85,8 +85,7 @@ pub fn parse(text: &[u8]) -> Result<Status, Malformed> {
             .and_then(hexadecimal)
             .ok_or(malformed("CapEff"))?,
         seccomp: value(b"Seccomp").and_then(decimal),
-        deliverable_signals: (signals(b"SigPnd") | signals(b"ShdPnd"))
-            & !(signals(b"SigBlk") | signals(b"SigIgn")),
+        handled_signals: signals(b"SigCgt") & !signals(b"SigBlk"),
         no_new_privileges: value(b"NoNewPrivs").map(|value| value != b"0"),
     })
 }
@@ -138,20 +137,17 @@ mod tests {
     const OLD: &[u8] = include_bytes!("../../../../fixtures/proc/status-linux-3.10");
 
     #[test]
-    fn a_signal_that_is_blocked_or_ignored_is_not_delivered() {
-        let with = |signals: &str| {
+    fn a_signal_that_is_blocked_is_not_handled() {
+        let with = |signals: &[u8]| {
             let lines = CONTAINER.split(|&byte| byte == b'\n');
-            let others = lines.filter(|line| !line.starts_with(b"Sig") && !line.starts_with(b"Shd"));
-            parse(&[&others.collect::<Vec<_>>().join(&b'\n'), signals.as_bytes()].concat())
-                .unwrap()
-                .deliverable_signals
+            let others: Vec<_> = lines.filter(|line| !line.starts_with(b"Sig")).collect();
+            let text = [&others.join(&b'\n')[..], signals].concat();
+            parse(&text).unwrap().handled_signals
         };
-        let blocked = "\nSigPnd:\t0000000000000200\nSigBlk:\t0000000000000200\n";
-        assert_eq!(with(blocked), 0);
-        let ignored = "\nShdPnd:\t0000000000010000\nSigIgn:\t0000000000010000\n";
-        assert_eq!(with(ignored), 0);
-        let both = "\nSigPnd:\t0000000000000200\nShdPnd:\t0000000000000002\n";
-        assert_eq!(with(both), 0x202);
+        assert_eq!(with(b""), 0);
+        assert_eq!(with(b"\nSigCgt:\t0000000000004202\n"), 0x4202);
+        let blocked = b"\nSigBlk:\t0000000000000200\nSigCgt:\t0000000000004202\n";
+        assert_eq!(with(blocked), 0x4002);
     }
 
     #[test]
