@@ -4,6 +4,7 @@
 
 mod follow;
 mod machine;
+mod symbolic;
 
 pub(crate) use machine::Aarch64;
 
@@ -16,6 +17,7 @@ use crate::registers::Registers;
 const INSTRUCTION_BYTES: usize = 4;
 
 /// DWARF's numbers, which are the hardware's too.
+const FRAME_POINTER: u16 = 29;
 const LINK: u16 = 30;
 const STACK_POINTER: u16 = 31;
 
