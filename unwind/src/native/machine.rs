@@ -35,6 +35,7 @@ pub(crate) enum Followed {
 pub(crate) trait Machine {
     /// Its table, of which these are parts where a constant is wanted.
     const ARCH: &'static Arch;
+    const ELF_MACHINE: u16 = Self::ARCH.elf_machine;
     const STACK_POINTER: u16 = Self::ARCH.stack_pointer;
     const RETURN_ADDRESS: u16 = Self::ARCH.return_address;
     /// Where a call leaves the return address, if that is not the stack.

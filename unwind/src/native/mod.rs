@@ -146,8 +146,6 @@ impl Unwinder {
         guide: Option<&mut dyn WalkGuide>,
         stack: &mut Stack,
     ) {
-        const X86_64_ELF: u16 = X86_64::ARCH.elf_machine;
-        const AARCH64_ELF: u16 = Aarch64::ARCH.elf_machine;
         let resolver = &mut self.resolver;
         // Anew, so that it need live no longer than the walk.
         let guide: Option<&mut dyn WalkGuide> = match guide {
@@ -155,10 +153,10 @@ impl Unwinder {
             None => None,
         };
         stack.end = match start.arch().elf_machine {
-            X86_64_ELF => {
+            X86_64::ELF_MACHINE => {
                 Walk::<_, X86_64>::new(resolver, modules, memory, start, guide).run(stack)
             }
-            AARCH64_ELF => {
+            Aarch64::ELF_MACHINE => {
                 Walk::<_, Aarch64>::new(resolver, modules, memory, start, guide).run(stack)
             }
             _ => StackEnd::NoUnwindInfo(start.pc().unwrap_or_default()),

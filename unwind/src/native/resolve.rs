@@ -79,7 +79,7 @@ impl Resolver {
         let svma = piece.bias.svma(pc);
         let key = Key::new(piece.image, svma, address_kind(is_return_address));
         match modules.get(piece.module) {
-            Some(module) if module.image.machine() == A::ARCH.elf_machine => {
+            Some(module) if module.image.machine() == A::ELF_MACHINE => {
                 self.decide_and_keep::<A>(key, &module.image, svma, is_return_address)
             }
             // A file that is mapped as data, or hostile.

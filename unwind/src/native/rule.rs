@@ -298,6 +298,12 @@ impl Rule {
         )
     }
 
+    /// This rule, marked as one that framehop represents exactly.
+    pub(crate) fn framehop_exact(mut self) -> Self {
+        self.words[4] |= FRAMEHOP_EXACT;
+        self
+    }
+
     /// Whether framehop 0.16 represents this rule exactly.
     pub(crate) fn is_framehop_exact(&self) -> bool {
         self.words[4] & FRAMEHOP_EXACT != 0
@@ -330,11 +336,13 @@ pub(crate) fn compact(arch: &Arch, image: &ElfImage, pc: Svma, cfi: &CfiRow<'_>)
             None => return None,
         }
     }
-    let mut rule = rule.with_saved(saved).with_origin(cfi.source.origin());
-    if is_framehop_exact(arch, cfi, &rule) {
-        rule.words[4] |= FRAMEHOP_EXACT;
-    }
-    Some(rule)
+    let rule = rule.with_saved(saved).with_origin(cfi.source.origin());
+    let is_exact = is_framehop_exact(arch, cfi, &rule);
+    Some(if is_exact {
+        rule.framehop_exact()
+    } else {
+        rule
+    })
 }
 
 fn compact_slot(rule: &RegisterRule<usize>) -> Option<Slot> {

@@ -4,8 +4,8 @@ use gimli::{CfaRule, RegisterRule};
 
 use super::follow::{follow, is_program_start};
 use super::{
-    INSTRUCTION_BYTES, LINK, SIGRETURN, STACK_POINTER, direct_call_target, first, interrupted,
-    is_call, is_signal_trampoline, last, plt_slot, without_signature,
+    FRAME_POINTER, INSTRUCTION_BYTES, LINK, SIGRETURN, STACK_POINTER, direct_call_target, first,
+    interrupted, is_call, is_signal_trampoline, last, plt_slot, without_signature,
 };
 use crate::address::{Avma, Svma};
 use crate::arch::Arch;
@@ -217,7 +217,33 @@ fn compact(cfi: &CfiRow<'_>) -> Option<Rule> {
     }
     let is_known = register.0 <= STACK_POINTER;
     let offset = i32::try_from(*offset).ok().filter(|_| is_known)?;
-    Some(rule(register.0, offset, saved, cfi.source.origin()))
+    let rule = rule(register.0, offset, saved, cfi.source.origin());
+    let is_signed = cfi.row.register(gimli::AArch64::RA_SIGN_STATE).is_some();
+    let is_exact = !is_signed && is_framehop_exact(&rule);
+    Some(if is_exact {
+        rule.framehop_exact()
+    } else {
+        rule
+    })
+}
+
+/// framehop 0.16 keeps CFA = SP + 16n with x30, or x29 and x30, below the CFA or both unchanged, and CFA = x29 + 8n with
+/// both below the CFA (`aarch64/dwarf.rs`). It does not know the instruction that says that a return address is signed.
+fn is_framehop_exact(rule: &Rule) -> bool {
+    const WORDS_MAX: i32 = 1 << 12;
+    let (frame_pointer, link) = record(rule);
+    let is_kept = |slot: Slot| !slot.is_lost();
+    match (rule.register(), link.offset(), frame_pointer.offset()) {
+        (STACK_POINTER, None, Some(_)) => false,
+        (STACK_POINTER, ..) => {
+            let is_near = (0..=WORDS_MAX * 16).contains(&rule.offset());
+            rule.offset() % 16 == 0 && is_near && is_kept(frame_pointer) && is_kept(link)
+        }
+        (FRAME_POINTER, Some(_), Some(_)) => {
+            rule.offset() % 8 == 0 && (8..=WORDS_MAX * 8).contains(&rule.offset())
+        }
+        _ => false,
+    }
 }
 
 fn compact_slot(rule: &RegisterRule<usize>) -> Option<ShortSlot> {
