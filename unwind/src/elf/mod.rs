@@ -1,5 +1,6 @@
 //! An ELF image: where its code lies, its build ID, and its unwind sections.
 
+mod arm_augmentations;
 mod fde_index;
 mod go_image;
 mod go_pclntab;

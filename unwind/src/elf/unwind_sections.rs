@@ -9,6 +9,7 @@ use object::elf::{FileHeader64, SHF_COMPRESSED, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader, SectionTable};
 use object::read::{CompressedData, CompressionFormat};
 
+use super::arm_augmentations::without_letters;
 use super::{ElfImage, FdeIndex, GoFunctions, ImageBytes};
 use crate::address::Svma;
 use crate::arch::Arch;
@@ -128,6 +129,10 @@ impl UnwindSections {
             return;
         };
         self.bases = self.bases.clone().set_eh_frame(range.start.0);
+        let bytes = match self.has_arm_extensions {
+            true => without_letters(bytes),
+            false => bytes,
+        };
         self.eh_frame = Some(UnwindSection::new(range.start.0, bytes));
     }
 
