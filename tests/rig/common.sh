@@ -27,9 +27,11 @@ finish() {
     [ "$failed" = 0 ]
 }
 
-# need PROGRAM PACKAGE: installs the package if the program is missing and we may.
+# need PROGRAM PACKAGE: installs the package if the program (or the file, where it is a path) is missing and we may.
 need() {
-    command -v "$1" >/dev/null && return
+    if [ -e "$1" ] || command -v "$1" >/dev/null; then
+        return
+    fi
     say "apt-get install $2"
     [ "$(id -u)" = 0 ] || die "$1 is missing: apt-get install -y --no-install-recommends $2"
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$2" </dev/null >&2
