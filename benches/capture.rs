@@ -15,6 +15,12 @@ const ROUNDS: usize = 5;
 const LUA: &str = "print('ready') io.stdout:flush()
     local function leaf(n) local s = 0 for i = 1, n do s = s + #string.format('%d', i) end return s end
     local function middle(n) local ok, s = pcall(leaf, n) return s end
+    while true do middle(99) end";
+
+/// Ever new coroutines: nothing lies where it lay at the last sample.
+const COROUTINES: &str = "print('ready') io.stdout:flush()
+    local function leaf(n) local s = 0 for i = 1, n do s = s + #string.format('%d', i) end return s end
+    local function middle(n) local ok, s = pcall(leaf, n) return s end
     while true do coroutine.wrap(function() local s = middle(99) return s end)() end";
 
 const PYTHON: &str = "print('ready', flush=True)
@@ -26,20 +32,22 @@ fn main() {
     let rounds = std::env::var("SAMPLER_BENCH_ROUNDS");
     let rounds = rounds.ok().and_then(|text| text.parse().ok());
     let programs = [
-        ("luajit", "-e", LUA),
-        ("lua5.4", "-e", LUA),
-        ("python3", "-c", PYTHON),
+        ("luajit", "", "-e", LUA),
+        ("luajit", ", ever new coroutines", "-e", COROUTINES),
+        ("lua5.4", "", "-e", LUA),
+        ("lua5.4", ", ever new coroutines", "-e", COROUTINES),
+        ("python3", "", "-c", PYTHON),
     ];
     println!(
         "| program | p50 without, us | with, us | ratio | p99 without, us | with, us | ratio |"
     );
     println!("|---|---|---|---|---|---|---|");
-    for (name, flag, text) in programs {
+    for (name, what, flag, text) in programs {
         match installed(name) {
             Some(program) => println!(
                 "{}",
                 row(
-                    name,
+                    &format!("{name}{what}"),
                     Command::new(program).args([flag, text]),
                     rounds.unwrap_or(ROUNDS)
                 )

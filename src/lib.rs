@@ -11,5 +11,6 @@ pub mod profile;
 pub mod record;
 pub mod recording;
 pub mod report;
+pub mod serve;
 pub mod symbols;
 pub mod top;

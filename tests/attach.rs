@@ -11,11 +11,13 @@ fn the_profile_is_that_of_the_program() {
     let sampler = sampler!();
     let mut target = Target::start("shares", &["1500", "wait"]);
     let running = sampler.attach(target.pid(), &["-r", "499"]);
+    running.until_first_sample();
+    let before = target.cpu();
     target.tell("\n");
     let (ended, done) = target.wait_recorded(running);
     done.expect_code(0);
     let report = sampler.report();
-    report.expect_complete().expect_cpu(ended.cpu);
+    report.expect_complete().expect_cpu(ended.cpu - before);
     report.expect_share("burns_sixty", report.share_of("burns_sixty"), 0.5);
 }
 
@@ -24,12 +26,16 @@ fn a_target_that_ends_ends_the_recording() {
     let sampler = sampler!();
     let mut target = Target::start("exits", &["200", "status", "9", "wait"]);
     let running = sampler.attach(target.pid(), &["-r", "499", "-d", "60"]);
+    running.until_first_sample();
+    let before = target.cpu();
     target.tell("\n");
     let (ended, done) = target.wait_recorded(running);
     // Its status is its parent's business: the recording went well.
     done.expect_code(0);
     assert_eq!(ended.status.code(), Some(9));
-    sampler.report().expect_complete().expect_cpu(ended.cpu);
+    let report = sampler.report();
+    // Its start was not recorded.
+    report.expect_complete().expect_cpu(ended.cpu - before);
 }
 
 #[test]

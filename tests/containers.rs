@@ -170,8 +170,11 @@ fn a_root_that_cannot_be_written_is_enough() {
     need_root();
     let sampler = sampler!();
     let target = Target::start("shares", &[]);
-    let script = "mount -o remount,bind,ro / && mount -t tmpfs -o ro none /tmp && cd / || exit 9
-        \"$0\" record -q -o - -r 299 -d 500ms -p \"$1\" | \"$0\" report -f json -";
+    // The command may have been in /tmp.
+    let script =
+        "mount -t tmpfs none /mnt && cp \"$0\" /mnt/sampler && mount -o remount,ro /mnt || exit 8
+        mount -o remount,bind,ro / && mount -t tmpfs -o ro none /tmp && cd / || exit 9
+        /mnt/sampler record -q -o - -r 299 -d 500ms -p \"$1\" | /mnt/sampler report -f json -";
     let mut command = Command::new(need("unshare"));
     command
         .args(["--mount", "sh", "-c", script])

@@ -235,8 +235,9 @@ fn suspend(running: &Running, target: &Target, for_cpu: Duration) {
 #[test]
 fn a_suspended_sampler_goes_on_as_if_nothing_had_been() {
     let sampler = sampler!();
-    let mut target = Target::start("shares", &["3000", "wait"]);
+    let mut target = Target::start("shares", &["5000", "wait"]);
     let running = sampler.attach(target.pid(), OFTEN);
+    running.until_first_sample();
     target.tell("\n");
     target.until_it_ran();
     suspend(&running, &target, Duration::from_secs(1));

@@ -3,17 +3,29 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use sampler_tests_support::{Done, Sampler, Target, fixture, need, repository, sampler};
+use sampler_tests_support::{
+    Browser, Done, Sampler, Target, fixture, need, need_speedscope, repository, sampler,
+};
 use serde_json::Value;
 
-/// Half a second of `shares`, recorded.
+/// A second of `shares`, recorded. Where the clock is read by a system call, that takes a tenth of it besides the three
+/// functions.
 #[track_caller]
 fn recorded() -> Sampler {
     let sampler = sampler!();
     let program = fixture("shares");
     let program = program.to_str().expect("our paths are text");
     sampler
-        .run(&["record", "-r", "299", "--", program, "500"])
+        .run(&[
+            "record",
+            "-r",
+            "999",
+            "--max-overhead",
+            "off",
+            "--",
+            program,
+            "1000",
+        ])
         .expect_code(0);
     sampler
 }
@@ -112,6 +124,69 @@ fn speedscope_is_what_its_schema_says() {
     );
 }
 
+/// What speedscope's own page makes of a file, by its importer: the title, and the rows of its table of functions, most
+/// of their own time first: total, self, name.
+#[track_caller]
+fn in_speedscope(
+    browser: &mut Browser,
+    sampler: &Sampler,
+    file: &str,
+) -> (String, Vec<[String; 3]>) {
+    use base64::Engine as _;
+    const ROWS: &str = "[...document.querySelectorAll('tr')]\
+        .map((row) => [...row.cells].map((cell) => cell.innerText.trim())).filter((row) => row.length === 3)";
+    let bytes = fs::read(sampler.path(file)).expect("it was exported");
+    let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+    // How its command line program hands it a file.
+    let script = sampler.path(&format!("{file}.js"));
+    let call = format!("speedscope.loadFileFromBase64('{file}', '{text}')");
+    fs::write(&script, call).expect("the folder can be written");
+    let behind = format!(
+        "?{file}#localProfilePath={}&view=sandwich",
+        script.display()
+    );
+    let ready = format!(
+        "location.search === '?{file}' && document.title !== 'speedscope' && {ROWS}.length > 1"
+    );
+    browser.open_with(&need_speedscope(), &behind, &ready);
+    let title = browser.evaluate("document.title");
+    let rows = serde_json::from_value(browser.evaluate(ROWS)).expect("rows of three texts");
+    (title.as_str().unwrap_or_default().to_owned(), rows)
+}
+
+#[test]
+fn speedscope_reads_what_it_is_given() {
+    let sampler = recorded();
+    let mut browser = Browser::start();
+    for (file, unit_is_known) in [
+        ("x.speedscope.json", true),
+        ("x.pb.gz", true),
+        ("x.perf", true),
+        ("x.trace.json", true),
+        ("x.folded", false),
+        ("callgrind.out.x", false),
+    ] {
+        exported(&sampler, file, &[]);
+        let (title, rows) = in_speedscope(&mut browser, &sampler, file);
+        // Of its own format it names the thread, of others the file.
+        let named = if file == "x.speedscope.json" {
+            "shares ("
+        } else {
+            file
+        };
+        assert!(title.starts_with(named), "{file}: {title}");
+        // Names of a trace have their arguments behind them.
+        let of_sixty = rows.iter().find(|row| row[2].starts_with("burns_sixty"));
+        let own = of_sixty.map_or("", |row| row[1].as_str());
+        // As it writes it: `287.41ms (58%)`, or `287,410,000 (58%)` where it knows no unit.
+        let percent = own.split(['(', '%']).nth(1).unwrap_or_default();
+        let percent: f64 = percent.parse().unwrap_or_default();
+        assert!((45.0..75.0).contains(&percent), "{file}: {rows:?}");
+        assert_eq!(own.contains("s ("), unit_is_known, "{file}: {own}");
+    }
+    assert_eq!(browser.faults(), [] as [String; 0]);
+}
+
 #[test]
 fn the_firefox_profiler_gets_threads_in_time() {
     let sampler = sampler!();
@@ -196,18 +271,20 @@ fn perf_script_is_read_by_flame_graph_tools() {
         .expect("it is understood");
     let folded = String::from_utf8_lossy(&folded);
     let values = folded.lines().filter_map(|line| line.rsplit_once(' '));
-    let (mut sum, mut sixty) = (0u64, 0u64);
+    let (mut sum, mut of_three) = (0u64, [0u64; 3]);
     for (stack, value) in values {
         let value: u64 = value.parse().expect("a number");
         sum += value;
-        sixty += if stack.ends_with(";burns_sixty") {
-            value
-        } else {
-            0
-        };
+        for (own, function) in
+            of_three
+                .iter_mut()
+                .zip([";burns_sixty", ";burns_thirty", ";burns_ten"])
+        {
+            *own += if stack.ends_with(function) { value } else { 0 };
+        }
     }
     assert_eq!(sum, cpu_ns(&sampler));
-    assert!(sixty * 2 > sum, "{folded}");
+    assert!(of_three[0] * 2 > of_three.iter().sum(), "{folded}");
 }
 
 #[test]
@@ -231,7 +308,9 @@ fn callgrind_is_read_by_callgrind_annotate() {
     let total = number(line_of("PROGRAM TOTALS"));
     assert_eq!(total, cpu_ns(&sampler), "{text}");
     assert!(number(line_of(":main ")) * 10 > total * 9, "{text}");
-    assert!(number(line_of(":burns_sixty")) * 2 > total, "{text}");
+    let of_three =
+        [":burns_sixty", ":burns_thirty", ":burns_ten"].map(|name| number(line_of(name)));
+    assert!(of_three[0] * 2 > of_three.iter().sum(), "{text}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn a_sleep_that_cannot_be_interrupted_holds_nobody_up() {
     let sampler = sampler!();
     let mut target = Target::start("vforks", &[]);
     let running = sampler.attach(target.pid(), OFTEN);
-    running.until_recorded(600); // more than what is written before the first sample
+    running.until_first_sample();
     target.tell("\n");
     target.until_line(|line| line == "holding");
     let uninterruptible = || {
@@ -60,36 +60,43 @@ fn a_sleep_that_cannot_be_interrupted_holds_nobody_up() {
 
 #[test]
 fn an_exec_in_a_thread_is_followed() {
-    let sampler = sampler!();
-    let shares = fixture("shares");
-    let shares = shares.to_str().expect("our paths are text");
-    let program = fixture("exec_in_thread");
-    let program = program.to_str().expect("our paths are text");
-    let mut arguments = vec!["record"];
-    arguments.extend(OFTEN);
-    arguments.extend(["--", program, "1000", shares, "2000"]);
-    let done = sampler.run(&arguments);
-    done.expect_code(0);
-    assert!(done.text().contains("share burns_sixty"), "{}", done.text());
-    let report = sampler.report();
-    report.expect_cpu(Duration::from_micros(done.number_after("rusage_us")));
-    report.expect_share("before", report.share_of("ends_with_exec"), 0.15);
-    report.expect_share("after", report.share_of("burns_sixty"), 0.15);
+    // It takes the first thread's place: the kernel's accounts of that one are from then on its own.
+    for (others, before) in [("busy", "ends_with_exec"), ("asleep", "executes")] {
+        let sampler = sampler!();
+        let shares = fixture("shares");
+        let shares = shares.to_str().expect("our paths are text");
+        let program = fixture("exec_in_thread");
+        let program = program.to_str().expect("our paths are text");
+        let mut arguments = vec!["record"];
+        arguments.extend(OFTEN);
+        arguments.extend(["--", program, "600", others, shares, "1600"]);
+        let done = sampler.run(&arguments);
+        done.expect_code(0);
+        assert!(done.text().contains("share burns_sixty"), "{}", done.text());
+        let report = sampler.report();
+        report.expect_cpu(Duration::from_micros(done.number_after("rusage_us")));
+        report.expect_share("before", report.share_of(before), 0.15);
+        report.expect_share("after", report.share_of("burns_sixty"), 0.15);
+    }
 }
 
 #[test]
 fn execs_in_threads_are_survived_whenever_they_happen() {
-    // The exec comes at another moment of a tick each time, and all threads end at that moment.
-    for cpu_ms in 20..40 {
+    // Each exec comes at another moment of a tick, and all threads end at that moment.
+    for step_ms in 2..8 {
         let sampler = sampler!();
         let exits = fixture("exits");
         let exits = exits.to_str().expect("our paths are text");
         let program = fixture("exec_in_thread");
         let program = program.to_str().expect("our paths are text");
-        let cpu_ms = cpu_ms.to_string();
+        let moments: Vec<String> = (1..=100).map(|exec| (exec * step_ms).to_string()).collect();
         let mut arguments = vec!["record"];
         arguments.extend(OFTEN);
-        arguments.extend(["--", program, &cpu_ms, exits, "30", "status", "3"]);
+        arguments.push("--");
+        for cpu_ms in &moments {
+            arguments.extend([program, cpu_ms, "busy"]);
+        }
+        arguments.extend([exits, "1", "status", "3"]);
         sampler.run(&arguments).expect_code(3);
     }
 }
@@ -99,7 +106,7 @@ fn a_main_thread_may_end_first() {
     let sampler = sampler!();
     let mut target = Target::start("main_exits", &[]);
     let running = sampler.attach(target.pid(), OFTEN);
-    running.until_recorded(600);
+    running.until_first_sample();
     target.tell("\n");
     target.until_status("State", |state| state.starts_with('Z'));
     let cpu = target.cpu();
@@ -131,7 +138,7 @@ fn a_thousand_threads_a_second_come_and_go() {
     let sampler = sampler!();
     let mut target = Target::start("thread_storm", &["4000"]);
     let running = sampler.attach(target.pid(), OFTEN);
-    running.until_recorded(600);
+    running.until_first_sample();
     target.tell("\n");
     let ended = target.wait();
     running.wait().expect_code(0);

@@ -16,7 +16,7 @@ fn record_while(
     meanwhile: impl FnOnce(&mut Running),
 ) -> (Report, String) {
     let mut running = sampler.attach(target.pid(), OFTEN);
-    running.until_recorded(600); // more than what is written before the first sample
+    running.until_first_sample();
     meanwhile(&mut running);
     target.until_it_ran();
     let done = running.interrupt();

@@ -78,8 +78,12 @@ fn expect_the_same(rules: &[&str], fallbacks: &[&str]) {
         .lines()
         .filter(|line| line.starts_with("instead"));
     assert_eq!(said.count(), fallbacks.len(), "{}", done.stderr);
+    // The launcher, which answers for the kernel, is in the recording too.
+    let answering = report.cpu_ns(|stack| stack.has("answer_until_nobody_asks"));
     let truth = Duration::from_micros(done.number_after("rusage_us"));
-    report.expect_complete().expect_cpu(truth);
+    report
+        .expect_complete()
+        .expect_cpu(truth + Duration::from_nanos(answering));
     let of_three = |name: &str| report.share_of(name);
     let all = of_three("burns_sixty") + of_three("burns_thirty") + of_three("burns_ten");
     // A clock that is read by a system call takes the rest.
@@ -145,15 +149,15 @@ fn hidden_sleepers_are_stopped_once() {
         let sampler = sampler!();
         let mut target = Target::start("sleepers", &[]);
         target.until_all_threads_sleep();
-        let report = record_without(&sampler, rules, &target, &["-d", "1"]);
+        let report = record_without(&sampler, rules, &target, &["-d", "3"]);
         let summary = &report.summary;
         report.expect_complete();
-        // Some 15,000 looks at 30 threads.
+        // Some 45,000 looks at 30 threads. A sleeper has to run to stop: on a busy machine one look is not enough.
         assert!(summary.stops >= 30 && summary.stops < 1000, "{summary:?}");
         assert!(summary.reused > 10 * summary.stops, "{summary:?}");
         for function in ["by_mutex", "by_epoll_wait", "by_nanosleep", "by_wait4"] {
             let is_there = report.stacks.iter().any(|stack| stack.has(function));
-            assert!(is_there, "{function}:\n{}", report.heaviest());
+            assert!(is_there, "{function}: {summary:?}\n{}", report.heaviest());
         }
         target.assert_free();
         target.tell("\n");

@@ -47,6 +47,7 @@ fn sqlite3_on_a_heavy_query() {
     let sampler = sampler!();
     let mut target = Target::spawn(Command::new(need("sqlite3")).arg(":memory:"));
     let running = sampler.attach(target.pid(), &["-r", "299"]);
+    running.until_first_sample();
     target.tell(
         "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000) \
          SELECT 'sum', sum(x * 7 % 13), max(hex(x)) FROM n;\n",
@@ -83,6 +84,7 @@ fn python3_on_a_busy_loop() {
     target.until_ready();
     let started = target.cpu();
     let running = sampler.attach(target.pid(), &["-r", "299"]);
+    running.until_first_sample();
     target.tell("\n");
     let (ended, done) = target.wait_recorded(running);
     done.expect_code(0);
@@ -141,6 +143,7 @@ fn a_cpp_program_with_64_threads() {
     let sampler = sampler!();
     let mut target = Target::start("threads64", &["2000"]);
     let running = sampler.attach(target.pid(), &["-r", "199"]);
+    running.until_first_sample();
     target.tell("\n");
     let (ended, done) = target.wait_recorded(running);
     done.expect_code(0);
@@ -184,6 +187,7 @@ fn a_rust_release_build() {
     let sampler = sampler!();
     let mut target = Target::start("rust_hot", &["1500"]);
     let running = sampler.attach(target.pid(), &["-r", "299"]);
+    running.until_first_sample();
     target.tell("\n");
     let (ended, done) = target.wait_recorded(running);
     done.expect_code(0);

@@ -352,7 +352,7 @@ fn ctrl_c_and_sigterm_write_and_wait_for_the_command() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let sampler = sampler!();
         let running = launch(&sampler, &[], "exits", &["2000", "status", "6"]);
-        running.until_recorded(600); // more than what is written before the first sample
+        running.until_first_sample();
         running.signal(signal);
         let recording = sampler.path("sampler.data");
         running.until_file(|| recording.exists());

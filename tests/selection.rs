@@ -394,22 +394,18 @@ fn processes_of_a_name_are_recorded_when_they_come() {
 #[test]
 fn a_pattern_that_only_we_match_finds_nobody() {
     let sampler = sampler!();
-    let done = sampler.run(&[
-        "record",
-        "-q",
-        "-P",
-        "no-such-program-at-all",
-        "-d",
-        "300ms",
-    ]);
-    done.expect_error(5, &["no process matches 'no-such-program-at-all'"]);
+    // Nobody else's, who may run the same tests.
+    let pattern = format!("no-such-program-as-{}", std::process::id());
+    let done = sampler.run(&["record", "-q", "-P", &pattern, "-d", "300ms"]);
+    done.expect_error(5, &[&format!("no process matches '{pattern}'")]);
     assert!(!sampler.path("sampler.data").exists());
 }
 
 #[test]
 fn while_there_is_nobody_to_record_that_is_said() {
     let sampler = sampler!();
-    let done = sampler.run(&["record", "-P", "no-such-program-at-all", "-d", "300ms"]);
+    let pattern = format!("no-such-program-for-{}", std::process::id());
+    let done = sampler.run(&["record", "-P", &pattern, "-d", "300ms"]);
     assert_eq!(done.code, Some(5), "{}", done.stderr);
     let is_said = done.stderr.contains("nobody to record yet; waiting");
     assert!(is_said, "{}", done.stderr);

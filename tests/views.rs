@@ -277,7 +277,7 @@ fn sleepers_say_what_they_wait_for() {
     let ports = target.until_line(|line| line.starts_with("port "));
     target.until_ready();
     target.until_all_threads_sleep();
-    target.until("nine threads", || target.threads().len() == 9);
+    target.until("ten threads", || target.threads().len() == 10);
     target.until_all_threads_sleep();
     let numbers: Vec<&str> = ports.split_whitespace().collect();
     let (port, peer) = (numbers[1], numbers[3]);
@@ -318,6 +318,8 @@ fn sleepers_say_what_they_wait_for() {
     );
     assert_eq!(leaf("waits_for_caller"), format!("[accept unix {socket}]"));
     assert_eq!(leaf("waits_for_event"), "[read eventfd]");
+    let lock = format!("{socket}.lock");
+    assert_eq!(leaf("waits_for_file"), format!("[flock file {lock}]"));
     assert_eq!(leaf("waits_for_pipe"), "[read pipe]");
     assert!(
         leaf("waits_for_time").contains("nanosleep]"),
@@ -330,6 +332,7 @@ fn sleepers_say_what_they_wait_for() {
         format!("tcp 127.0.0.1:{peer}"),
         format!("unix {socket}"),
         "eventfd".to_owned(),
+        lock,
     ] {
         assert!(table.contains(&row), "{row}: {table}");
     }

@@ -9,18 +9,29 @@ mod recording;
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use sampler_platforms::linux::spawn;
 
-/// Observations in the recording.
+/// Observations in the recording; `SAMPLER_BENCH_OBSERVATIONS` overrides it.
 const OBSERVATIONS: u32 = 1_000_000;
 /// How often each format is made; `SAMPLER_BENCH_ROUNDS` overrides it.
 const ROUNDS: usize = 5;
-/// All are compared to the first.
-const FORMATS: [&str; 5] = ["table", "tree", "folded", "json", "flamegraph"];
+/// Commands and formats; all are compared to the first.
+const FORMATS: [(&str, &str); 8] = [
+    ("report", "table"),
+    ("report", "tree"),
+    ("report", "folded"),
+    ("report", "json"),
+    ("report", "flamegraph"),
+    ("report", "html"),
+    // Of sums, and of every look.
+    ("export", "pprof"),
+    ("export", "firefox"),
+];
 
-/// What one report took.
+/// What one of them took.
 #[derive(Clone, Copy)]
 struct Run {
     wall: Duration,
@@ -30,36 +41,35 @@ struct Run {
 }
 
 fn main() {
-    let rounds = std::env::var("SAMPLER_BENCH_ROUNDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(ROUNDS);
+    let rounds = given("SAMPLER_BENCH_ROUNDS").unwrap_or(ROUNDS);
+    let observations = given("SAMPLER_BENCH_OBSERVATIONS").unwrap_or(OBSERVATIONS);
     let program = Path::new(env!("CARGO_BIN_EXE_sampler"));
     let folder = tempfile::tempdir().expect("there is a place for temporary files");
     let recording = folder.path().join("million.data");
     let begin = Instant::now();
-    let written = recording::write(&recording, program, OBSERVATIONS);
+    let written = recording::write(&recording, program, observations);
     println!(
-        "{OBSERVATIONS} observations, {} stacks: {} bytes, written in {} ms",
+        "{observations} observations, {} stacks: {} bytes, written in {} ms",
         written.stacks,
         written.bytes,
         begin.elapsed().as_millis()
     );
     let mut runs: [Vec<Run>; FORMATS.len()] = Default::default();
     for _ in 0..rounds {
-        for (format, runs) in FORMATS.iter().zip(&mut runs) {
-            runs.push(report(program, format, &recording, folder.path()));
+        for (&made, runs) in FORMATS.iter().zip(&mut runs) {
+            runs.push(make(program, made, &recording, folder.path()));
         }
     }
     println!(
-        "{:<12} {:>9} {:>9} {:>9} {:>12} {:>15}",
+        "{:<18} {:>9} {:>9} {:>9} {:>12} {:>15}",
         "format", "ms", "cpu ms", "peak MB", "output bytes", "ratio to table"
     );
     let table_ms = median(&runs[0], |run| milliseconds(run.wall));
-    for (format, runs) in FORMATS.iter().zip(&runs) {
+    for ((command, format), runs) in FORMATS.iter().zip(&runs) {
         let wall_ms = median(runs, |run| milliseconds(run.wall));
         println!(
-            "{format:<12} {wall_ms:>9.1} {:>9.1} {:>9.1} {:>12.0} {:>15.2}",
+            "{:<18} {wall_ms:>9.1} {:>9.1} {:>9.1} {:>12.0} {:>15.2}",
+            format!("{command} {format}"),
             median(runs, |run| milliseconds(run.cpu)),
             median(runs, |run| run.peak_rss_bytes as f64 / 1e6),
             median(runs, |run| run.written_bytes as f64),
@@ -74,10 +84,15 @@ fn main() {
     );
 }
 
-fn report(program: &Path, format: &str, recording: &Path, folder: &Path) -> Run {
+/// What a variable of the environment says, if it does.
+fn given<T: FromStr>(variable: &str) -> Option<T> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn make(program: &Path, (command, format): (&str, &str), recording: &Path, folder: &Path) -> Run {
     let output = folder.join(format);
     let arguments = [
-        OsString::from("report"),
+        OsString::from(command),
         OsString::from("--no-symbol-cache"),
         OsString::from("-f"),
         OsString::from(format),
@@ -86,17 +101,17 @@ fn report(program: &Path, format: &str, recording: &Path, folder: &Path) -> Run 
         OsString::from(recording),
     ];
     let begin = Instant::now();
-    let command = spawn::launch(
+    let child = spawn::launch(
         program.as_os_str(),
         &arguments,
         spawn::ChildStdout::Inherited,
     )
     .expect("sampler can be started");
-    let ended = command.reap().expect("a child can be waited for");
+    let ended = child.reap().expect("a child can be waited for");
     let wall = begin.elapsed();
     assert!(
         ended.status.success(),
-        "the report as {format} failed: {}",
+        "{command} -f {format} failed: {}",
         ended.status
     );
     Run {

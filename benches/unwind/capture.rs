@@ -47,7 +47,7 @@ impl Program {
 
     /// Stops the main thread for as long as it takes to copy its registers and stack.
     pub(crate) fn capture(&self) -> Captured {
-        let stopped = linux::stop(Tid(self.pid.0), STOP_WITHIN, Duration::ZERO)
+        let stopped = linux::stop(self.pid, Tid(self.pid.0), STOP_WITHIN, Duration::ZERO)
             .expect("the target can be stopped");
         let registers = stopped.registers().expect("a stopped thread has registers");
         let _as_it_was = stopped.repair_interrupted_syscall(&registers);

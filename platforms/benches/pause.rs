@@ -82,8 +82,8 @@ fn our_cycle(
     spin: Duration,
 ) -> io::Result<Duration> {
     let start = Instant::now();
-    let stopped =
-        stop(Tid(pid), WITHIN, spin).map_err(|failure| io::Error::other(failure.to_string()))?;
+    let stopped = stop(Pid(pid), Tid(pid), WITHIN, spin)
+        .map_err(|failure| io::Error::other(failure.to_string()))?;
     let registers = stopped.registers().map_err(io::Error::other)?;
     let sp = registers.registers.sp().unwrap_or_default();
     let read = memory.read_regions([(Avma(sp.0.saturating_sub(RED_ZONE_BYTES)), stack)]);

@@ -18,7 +18,7 @@
 //! let mut stack = [0; 16384];
 //! prepare_sampling_thread()?;
 //!
-//! let stopped = stop(tid, Duration::from_millis(5), Duration::from_micros(100))?;
+//! let stopped = stop(pid, tid, Duration::from_millis(5), Duration::from_micros(100))?;
 //! let registers = stopped.registers()?;
 //! stopped.repair_interrupted_syscall(&registers)?;
 //! let sp = registers.registers.sp().ok_or("no stack pointer")?;

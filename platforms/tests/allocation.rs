@@ -76,6 +76,7 @@ fn look(target: &Busy, files: &mut ThreadFiles, memory: &ProcessMemory) {
     files.sched_stat().unwrap();
     files.syscall().unwrap();
     let stopped = stop(
+        target.pid(),
         files.tid(),
         Duration::from_secs(30),
         Duration::from_micros(100),

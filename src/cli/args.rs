@@ -15,6 +15,7 @@ use super::values::{
 };
 use super::view_args::{LayoutArgs, SelectionArgs};
 use crate::record::{Pattern, Share};
+use crate::serve::ServeAddress;
 
 /// Shows where a running program spends its time
 ///
@@ -196,6 +197,18 @@ pub struct RecordArgs {
     )]
     pub keep: Option<usize>,
 
+    /// Show it in a browser, live: the page of `sampler report -o report.html` [default ADDR: 127.0.0.1:0]
+    ///
+    /// ADDR is PORT, IP:PORT or localhost:PORT, with port 0 for any that is free. What to open is printed, with a token
+    /// without which nothing is shown. Only this machine can reach it, unless ADDR is an address that others can. The
+    /// page is brought up to date each second or two, rarer where that would cost more than half of --max-overhead, and
+    /// only while somebody looks.
+    #[arg(
+        long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:0",
+        value_parser = ServeAddress::parse, hide_short_help = true
+    )]
+    pub serve: Option<ServeAddress>,
+
     /// How much of a thread's stack is copied at most per look: 64k, 1m
     ///
     /// Only what is in use is copied. Stacks deeper than this are cut at their outer end and marked as cut. More
@@ -248,15 +261,15 @@ pub struct RecordArgs {
 /// What the report is to show that `record` makes at once, and what other profilers need to be told.
 #[derive(Debug, Args)]
 pub struct RecordReportArgs {
-    /// With --format: which time to show [default: cpu]; a recording that is kept holds all
+    /// Of a report made at once (--format): which time to show [default: cpu]; a recording that is kept holds all
     #[arg(short, long, value_name = "WEIGHT", hide_short_help = true)]
     pub weight: Option<WeightArg>,
 
-    /// With --format: tell the threads apart
+    /// Of a report made at once (--format): tell the threads apart
     #[arg(short, long, hide_short_help = true)]
     pub threads: bool,
 
-    /// With --format: show only what threads did while they held Python's lock
+    /// Of a report made at once (--format): show only what threads did while they held Python's lock
     #[arg(long, hide_short_help = true)]
     pub gil: bool,
 
@@ -524,6 +537,18 @@ pub struct TopArgs {
         allow_hyphen_values = true
     )]
     pub max_overhead: MaxOverhead,
+
+    /// Show it in a browser, live: the page of `sampler report -o report.html` [default ADDR: 127.0.0.1:0]
+    ///
+    /// ADDR is PORT, IP:PORT or localhost:PORT, with port 0 for any that is free. What to open is printed, with a token
+    /// without which nothing is shown. Only this machine can reach it, unless ADDR is an address that others can. The
+    /// page is brought up to date each second or two, rarer where that would cost more than half of --max-overhead, and
+    /// only while somebody looks. No terminal is needed then.
+    #[arg(
+        long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:0",
+        value_parser = ServeAddress::parse
+    )]
+    pub serve: Option<ServeAddress>,
 
     /// Which frames to show.
     #[command(flatten)]

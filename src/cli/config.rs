@@ -32,6 +32,7 @@ const NO_DEFAULTS: &[&str] = &[
     "pgrep",
     "cgroup",
     "input",
+    "serve",
     "help",
     "version",
     "no-config",

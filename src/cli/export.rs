@@ -51,6 +51,9 @@ pub fn run(options: &ExportOptions) -> anyhow::Result<()> {
         },
     }
     drop(stages);
+    if options.quiet {
+        return Ok(());
+    }
     let mut messages = io::stderr().lock();
     for note in &shown.profile.notes {
         writeln!(messages, "sampler: {note}")?;

@@ -146,12 +146,16 @@ pub struct ExportOptions {
     pub selection: SelectionOptions,
     /// Where names come from.
     pub symbols: SymbolOptions,
+    /// Whether notes on what is missing are left out.
+    pub quiet: bool,
 }
 
-impl TryFrom<ExportArgs> for ExportOptions {
-    type Error = UsageError;
-
-    fn try_from(args: ExportArgs) -> Result<Self, UsageError> {
+impl ExportOptions {
+    /// What `args` mean.
+    ///
+    /// # Errors
+    /// When nothing tells the format.
+    pub(super) fn new(args: ExportArgs, quiet: bool) -> Result<Self, UsageError> {
         let path = args
             .output
             .as_deref()
@@ -177,6 +181,7 @@ impl TryFrom<ExportArgs> for ExportOptions {
             layout: selection.layout(&args.layout),
             selection,
             symbols: args.symbols.into(),
+            quiet,
         })
     }
 }

@@ -4,14 +4,15 @@ use std::ffi::OsString;
 
 use clap::builder::PossibleValue;
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, FromArgMatches, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, ValueEnum};
 
-use super::args::{Cli, CommandArgs, RecordArgs, WeightArg};
+use super::args::{Cli, CommandArgs, FormatArg, RecordArgs, WeightArg};
 use super::common_args::CommonArgs;
 use super::config::{self, ConfigError};
 use super::export_args::{DiffOptions, ExportOptions, MergeOptions};
 use super::options::{
-    DemoWorkloadOptions, Options, RecordOptions, ReportOptions, UsageError, format_of,
+    DemoWorkloadOptions, Options, RecordOptions, ReportOptions, Served, UsageError, format_of,
 };
 
 /// A command line that makes sense.
@@ -80,7 +81,13 @@ fn parse_as(
     let options = match args {
         CommandArgs::Record(args) => {
             let report = report_of(&args, common.quiet, &command)?;
-            let options = RecordOptions::new(args, report, common.quiet);
+            let serve = served_of(&args, &command)?;
+            let needs_report = report.is_none();
+            let typed = typed_of_report(&matches, serve.is_some()).filter(|_| needs_report);
+            let options = match typed {
+                Some(option) => Err(UsageError::NoReport(option)),
+                None => RecordOptions::new(args, report, serve, common.quiet),
+            };
             options
                 .map(Options::Record)
                 .map_err(|error| usage_error("record", &error))
@@ -88,7 +95,7 @@ fn parse_as(
         CommandArgs::Report(args) => ReportOptions::new(args, common.quiet)
             .map(Options::Report)
             .map_err(|error| usage_error("report", &error)),
-        CommandArgs::Export(args) => ExportOptions::try_from(args)
+        CommandArgs::Export(args) => ExportOptions::new(args, common.quiet)
             .map(Options::Export)
             .map_err(|error| usage_error("export", &error)),
         CommandArgs::Diff(args) => DiffOptions::try_from(args)
@@ -120,9 +127,31 @@ fn report_of(
     command: &Command,
 ) -> Result<Option<Box<ReportOptions>>, clap::Error> {
     let by_extension = || format_of(args.output.as_deref()?).ok();
-    let Some(format) = args.format.or_else(by_extension) else {
+    match args.format.or_else(by_extension) {
+        Some(format) => report_as(args, format, quiet, command).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What the page of `record --serve` shows: what a report of the recording would.
+fn served_of(args: &RecordArgs, command: &Command) -> Result<Option<Served>, clap::Error> {
+    let Some(address) = args.serve.clone() else {
         return Ok(None);
     };
+    let report = report_as(args, FormatArg::Html, false, command)?;
+    Ok(Some(Served {
+        address,
+        weight: report.weight,
+        symbols: report.symbols,
+    }))
+}
+
+fn report_as(
+    args: &RecordArgs,
+    format: FormatArg,
+    quiet: bool,
+    command: &Command,
+) -> Result<Box<ReportOptions>, clap::Error> {
     let value_name = |value: Option<PossibleValue>| {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     };
@@ -142,9 +171,28 @@ fn report_of(
     words.extend(quiet.then(|| "--quiet".to_owned()));
     words.extend(args.report.gil.then(|| "--gil".to_owned()));
     match parse_as(command.clone(), words.into_iter().map(OsString::from))?.options {
-        Options::Report(report) => Ok(Some(Box::new(report))),
-        _ => Ok(None),
+        Options::Report(report) => Ok(Box::new(report)),
+        _ => Err(clap::Error::new(ErrorKind::InvalidSubcommand)),
     }
+}
+
+/// What was typed for `record` that only says what a report shows. What the file with defaults says is for those
+/// recordings that a report is made of.
+fn typed_of_report(matches: &ArgMatches, is_served: bool) -> Option<&'static str> {
+    const OPTIONS: [(&str, &str); 4] = [
+        ("weight", "--weight"),
+        ("threads", "--threads"),
+        ("gil", "--gil"),
+        ("idle", "--idle"),
+    ];
+    let record = matches.subcommand_matches("record")?;
+    let is_typed = |id: &str| record.value_source(id) == Some(ValueSource::CommandLine);
+    // The page that is served has a weight too.
+    let has_effect = |id: &str| is_served && id == "weight";
+    let mut typed = OPTIONS
+        .iter()
+        .filter(|(id, _)| is_typed(id) && !has_effect(id));
+    typed.next().map(|&(_, option)| option)
 }
 
 /// `error` as clap says its own: with the usage of the subcommand below.

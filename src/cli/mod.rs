@@ -26,6 +26,7 @@ pub mod reading;
 pub mod record;
 pub mod recording_files;
 pub mod report;
+mod serve;
 pub mod shells;
 pub mod stages;
 pub mod symbol_options;
@@ -82,7 +83,7 @@ fn run_command(options: Options, color: ColorArg) -> anyhow::Result<Exit> {
         Options::Export(options) => export::run(&options).map(ok),
         Options::Diff(options) => diff::run(&options),
         Options::Merge(options) => merge::run(&options).map(ok),
-        Options::Top(options) => top::run(&options).map(ok),
+        Options::Top(options) => top::run(&options, &mut io::stderr()).map(ok),
         Options::Dump(options) => to_stdout(|out| dump::run(&options, out).map(ok)),
         Options::Symbols(options) => to_stdout(|out| symbols::run(&options, out).map(ok)),
         Options::Pack(options) => to_stdout(|out| symbols::pack(&options, out).map(ok)),

@@ -18,6 +18,7 @@ use super::view_args::SelectionOptions;
 use crate::profile::Weight;
 use crate::record::{Pattern, Share};
 use crate::report::{By, Layout};
+use crate::serve::ServeAddress;
 
 /// The recording that is written and read when none is named.
 pub const RECORDING_DEFAULT: &str = "sampler.data";
@@ -98,8 +99,21 @@ pub struct RecordOptions {
     pub languages: Languages,
     /// Whether running threads may be stopped.
     pub may_stop: bool,
+    /// Where it is shown live, and how.
+    pub serve: Option<Served>,
     /// Whether to show neither progress nor a summary.
     pub quiet: bool,
+}
+
+/// What is shown live of a recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Where.
+    pub address: ServeAddress,
+    /// The weight that is shown first.
+    pub weight: Weight,
+    /// Where names come from.
+    pub symbols: SymbolOptions,
 }
 
 /// What is recorded.
@@ -207,6 +221,8 @@ pub struct TopOptions {
     pub languages: Languages,
     /// Whether machine code is left out where there is interpreted code.
     pub no_native: bool,
+    /// Where it is shown live, if not only on a terminal.
+    pub serve: Option<ServeAddress>,
     /// Where names come from.
     pub symbols: SymbolOptions,
 }
@@ -303,28 +319,41 @@ pub enum UsageError {
     /// The output of `merge` is one of its inputs.
     #[error("{} is one of the recordings, and not to be overwritten", .0.display())]
     MergeOntoItself(PathBuf),
+    /// What a report shows, where none is made.
+    #[error(
+        "{0} says what a report shows, and a recording holds everything: make one at once with --format or --output \
+         x.svg, or give {0} to `sampler report`"
+    )]
+    NoReport(&'static str),
     /// `--limit` for something without rows.
     #[error("--limit is for a table or a tree")]
     LimitWithoutRows,
     /// Files one after the other on standard output.
     #[error("--rotate needs a file to write to")]
     RotateToStdout,
+    /// What goes to standard output cannot be read again.
+    #[error("--serve needs a file to record into")]
+    ServeFromStdout,
     /// A name with words in it that nobody knows.
     #[error(transparent)]
     OutputName(#[from] UnknownWord),
 }
 
 impl RecordOptions {
-    /// What `args` mean, with the report that is to be made at once.
+    /// What `args` mean, with the report that is to be made at once, and what a live page is to show.
     ///
     /// # Errors
     /// When they make no sense together.
     pub(super) fn new(
         args: RecordArgs,
         report: Option<Box<ReportOptions>>,
+        serve: Option<Served>,
         quiet: bool,
     ) -> Result<Self, UsageError> {
         let output = output_of(args.output, report.as_deref(), args.rotate.is_some())?;
+        if serve.is_some() && report.is_none() && output == Output::Stdout {
+            return Err(UsageError::ServeFromStdout);
+        }
         let pids = distinct(args.pids);
         // clap has seen to it that there is no more than one of them.
         let target = match (args.pgrep, args.cgroup) {
@@ -349,6 +378,7 @@ impl RecordOptions {
             pause_max: args.max_pause,
             languages: args.lang.0,
             may_stop: !args.no_stop,
+            serve,
             quiet,
         })
     }
@@ -364,6 +394,7 @@ fn output_of(
         None => RECORDING_DEFAULT.into(),
         Some(format) if format.is_for_reading() => "-".into(),
         Some(Format::Flamegraph) => "sampler.svg".into(),
+        Some(Format::Html) => "sampler.html".into(),
         Some(Format::Json) => "sampler.json".into(),
         Some(_) => "sampler.folded".into(),
     };
@@ -458,6 +489,7 @@ impl From<TopArgs> for TopOptions {
             max_overhead: args.max_overhead.0,
             languages: args.view.lang.0,
             no_native: args.view.no_native,
+            serve: args.serve,
             symbols: args.symbols.into(),
         }
     }

@@ -56,6 +56,7 @@ fn a_recording_has_defaults() {
             pause_max: Duration::from_millis(1),
             languages: Languages::ALL,
             may_stop: true,
+            serve: None,
             quiet: false,
         }
     );
@@ -411,8 +412,15 @@ fn a_report_can_be_made_at_once() {
     let weight = |words: &str| record(words).report.map(|report| report.weight);
     assert_eq!(weight("-p 1 -o x.svg -w off-cpu"), Some(Weight::OffCpu));
     assert_eq!(weight("-p 1 -o x.svg --idle"), Some(Weight::Wall));
+    assert_eq!(
+        formats("-p 1 -f html"),
+        (Some(Format::Html), Output::File("sampler.html".into()))
+    );
     // A recording that is kept holds all of it.
-    assert_eq!(record("-p 1 --threads"), record("-p 1"));
+    for wrong in ["-w wall", "--threads", "--gil", "--idle", "-o x.data -t"] {
+        let words = format!("sampler record -p 1 {wrong}");
+        assert!(parse_words(&words).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -17,10 +17,14 @@ use super::failure::{self, Failure};
 use super::options::{Output, RecordOptions, Target};
 use super::progress::Progress;
 use super::recording_files::{Copies, Goal, Growing, RecordingFiles};
+use super::serve::{self, LiveView};
 use crate::export::summary_words;
 use crate::profile::Summary;
 use crate::record::{Over, RecordSettings, Recorder, Selection};
 use crate::recording::{BackgroundWriter, RecordingFile, RecordingInfo, Visitor, Writer};
+use crate::report::FrameFilter;
+use crate::serve::{Bound, MakerSettings};
+use crate::symbols::Remembered;
 
 /// How often threads are looked for that have yet to stop, after the last sample, in nanoseconds.
 const STRAYS_NS: u64 = 1_000_000;
@@ -72,14 +76,16 @@ fn attach(
     let first = pids.first();
     let name = first.and_then(|&pid| names::of_a_process(pid).ok());
     let mut files = RecordingFiles::new(options, first.map(|pid| pid.0), name);
+    let bound = bind(options, messages)?;
     let growing = files.begin()?;
     put_down_rights();
-    let session = Session {
+    let mut session = Session {
         options,
         selection: selection.clone(),
         further: selection,
         words: &[],
         pids,
+        live: live_view(options, bound)?,
     };
     let recorded = session.record(&mut files, growing, messages)?;
     recorded.tell(options, messages);
@@ -113,22 +119,20 @@ pub(super) fn put_down_rights() {
 
 /// Why there are no samples, as far as it is known.
 fn no_samples_because(options: &RecordOptions, summary: &Summary) -> Option<String> {
-    if let Some(missed) = summary_words::missed(summary) {
-        return Some(missed);
+    let left_out = || summary_words::left_out(summary).map(|words| format!("left out {words}"));
+    if summary.processes > 0 {
+        return summary_words::missed(summary).or_else(left_out);
     }
-    if let Some(left_out) = summary_words::left_out(summary) {
-        return Some(format!("left out {left_out}"));
-    }
-    match &options.target {
-        Target::Pgrep(pattern) if summary.processes == 0 => {
-            Some(format!("no process matches '{}'", pattern.as_str()))
+    // Ticks at which there was nobody can have been missed too.
+    let nobody = match &options.target {
+        Target::Pgrep(pattern) => format!("no process matches '{}'", pattern.as_str()),
+        Target::Cgroup(path) => {
+            let path = path.display();
+            format!("no process was in the control group {path}")
         }
-        Target::Cgroup(path) if summary.processes == 0 => Some(format!(
-            "no process was in the control group {}",
-            path.display()
-        )),
-        _ => None,
-    }
+        _ => return left_out().or_else(|| summary_words::missed(summary)),
+    };
+    Some(left_out().unwrap_or(nobody))
 }
 
 fn launch(
@@ -137,6 +141,7 @@ fn launch(
     messages: &mut impl Write,
 ) -> anyhow::Result<Exit> {
     let (program, arguments) = words.split_first().context("no command was given")?;
+    let bound = bind(options, messages)?;
     // Whatever is wrong with the file is told before anything is started, unless its name depends on that.
     let mut files = RecordingFiles::new(options, None, None);
     let growing = match RecordingFiles::is_named_by_pid(options) {
@@ -168,15 +173,18 @@ fn launch(
         }
     };
     put_down_rights();
-    let session = Session {
-        options,
-        selection: Selection::command(pid),
-        // What it has used by then is in the files before.
-        further: Selection::processes(&[pid]),
-        words,
-        pids: &[],
-    };
-    let recorded = growing.and_then(|growing| session.record(&mut files, growing, messages));
+    let recorded = growing.and_then(|growing| {
+        let mut session = Session {
+            options,
+            selection: Selection::command(pid),
+            // What it has used by then is in the files before.
+            further: Selection::processes(&[pid]),
+            words,
+            pids: &[],
+            live: live_view(options, bound)?,
+        };
+        session.record(&mut files, growing, messages)
+    });
     match &recorded {
         Ok(recorded) => {
             recorded.tell(options, messages);
@@ -199,6 +207,34 @@ fn launch(
         Ok(_) => Ok(ended.status.into()),
         Err(_) => Ok(Exit::SamplerFailed),
     }
+}
+
+/// Takes the address of `--serve`, and says what to open: before there is anything to undo.
+fn bind(options: &RecordOptions, messages: &mut impl Write) -> anyhow::Result<Option<Bound>> {
+    let Some(served) = &options.serve else {
+        return Ok(None);
+    };
+    let bound = serve::bind(&served.address)?;
+    serve::announce(&bound, messages);
+    Ok(Some(bound))
+}
+
+/// What shows the recording live on that address.
+fn live_view(options: &RecordOptions, bound: Option<Bound>) -> anyhow::Result<Option<LiveView>> {
+    let (Some(served), Some(bound)) = (&options.serve, bound) else {
+        return Ok(None);
+    };
+    let settings = MakerSettings {
+        weight: served.weight,
+        frames: FrameFilter {
+            languages: options.languages,
+            native: true,
+            only_lock_holders: false,
+        },
+        max_overhead: options.max_overhead,
+    };
+    let symbolizer = Remembered::new(served.symbols.symbolizer()?);
+    LiveView::start(bound, symbolizer, settings).map(Some)
 }
 
 /// Says something for a person to read. Nobody may be there any more, which changes nothing.
@@ -282,6 +318,8 @@ struct Session<'a> {
     /// The command, if one was started.
     words: &'a [OsString],
     pids: &'a [Pid],
+    /// Where it is seen meanwhile.
+    live: Option<LiveView>,
 }
 
 /// One file of a session.
@@ -294,9 +332,26 @@ struct Part {
 }
 
 impl Session<'_> {
-    /// Records until there is a reason to end.
+    /// Records until there is a reason to end; so does what is shown meanwhile.
     fn record(
-        &self,
+        &mut self,
+        files: &mut RecordingFiles<'_>,
+        growing: Growing,
+        messages: &mut impl Write,
+    ) -> anyhow::Result<Recorded> {
+        let recorded = self.record_all(files, growing, messages);
+        self.end_live();
+        recorded
+    }
+
+    fn end_live(&mut self) {
+        if let Some(live) = self.live.take() {
+            live.finish();
+        }
+    }
+
+    fn record_all(
+        &mut self,
         files: &mut RecordingFiles<'_>,
         mut growing: Growing,
         messages: &mut impl Write,
@@ -306,7 +361,17 @@ impl Session<'_> {
         let (mut samples, mut cpu_ns, mut last) = (0, 0, None);
         loop {
             let (file, goal) = growing.split();
+            if let Some(live) = &mut self.live {
+                let file = file.reader().context("cannot read what is recorded")?;
+                live.follow(file.context("--serve needs a file to record into")?);
+            }
             let part = self.record_part(selection, file, &goal, began, messages)?;
+            if part.over.is_some() {
+                // A report of it may take longer than anybody wants to wait for the last state.
+                self.end_live();
+            } else if let Some(live) = &self.live {
+                live.part_ended();
+            }
             samples += part.summary.samples;
             cpu_ns += part.summary.cpu_ns;
             if part.summary.samples == 0 {
@@ -359,6 +424,9 @@ impl Session<'_> {
         };
         let selection = selection.with_subprocesses(options.subprocesses);
         let mut recorder = Recorder::new(settings, selection, &mut writer)?;
+        if let Some(page) = self.live.as_ref().and_then(LiveView::tid) {
+            recorder.leave_apart(page);
+        }
         if recorder.has_nobody() && !options.quiet {
             let nobody = match summary_words::left_out(&recorder.summary()) {
                 Some(left_out) => format!("nobody to record yet, left out {left_out}"),

@@ -1,8 +1,8 @@
 //! `sampler top`: where a program spends its time, while it does.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -11,34 +11,43 @@ use anyhow::{Context, bail};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use sampler_platforms::linux::proc::cgroup::Cgroup;
 use sampler_platforms::linux::proc::{names, task};
-use sampler_platforms::linux::{self, interrupts};
+use sampler_platforms::linux::{self, JobControl, interrupts};
 use sampler_platforms::{Pid, Tid};
 
 use super::failure::{self, Failure};
 use super::options::{Target, TopOptions};
 use super::record::put_down_rights;
+use super::serve::{self, LiveView};
+use crate::profile::{Feed, ProfileBuilder, Weight};
 use crate::record::{
     Over, PAUSE_MAX_DEFAULT, RecordSettings, Recorder, STACK_BYTES_MAX_DEFAULT, Selection,
 };
 use crate::recording::{self, BackgroundWriter, RecordingInfo, Writer};
 use crate::report::FrameFilter;
-use crate::symbols::Remembered;
-use crate::top::{Action, Feed, Screen, Table, Totals, draw};
+use crate::serve::{Bound, MakerSettings};
+use crate::symbols::{Remembered, Symbolize};
+use crate::top::{Action, Screen, Table, Totals, Watch, draw};
 
 /// How long to wait for a key before what has been recorded meanwhile is drawn.
 const REFRESH: Duration = Duration::from_millis(250);
 
-/// Shows what `options` say until the user has seen enough.
+/// Shows what `options` say until the user has seen enough: on the terminal, in browsers, or both. Where to look is said
+/// on `messages`.
 ///
 /// # Errors
-/// When the targets cannot be looked at, or there is no terminal.
-pub fn run(options: &TopOptions) -> anyhow::Result<()> {
-    if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
+/// When the targets cannot be looked at, or there is nowhere to show them.
+pub fn run(options: &TopOptions, messages: &mut impl Write) -> anyhow::Result<()> {
+    let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    if !has_terminal && options.serve.is_none() {
         bail!(
-            "top needs a terminal; where there is none, use `sampler record` and `sampler report`"
+            "top needs a terminal; where there is none, use `sampler top --serve` and a browser, or `sampler record` and \
+             `sampler report`"
         );
     }
     interrupts::install().context("cannot listen for signals")?;
+    // All threads inherit this, but for the one that holds threads of the targets and knows when it does not.
+    let job_control = JobControl::hold_back().context("cannot hold signals back")?;
+    let bound = options.serve.as_ref().map(serve::bind).transpose()?;
     let (selection, title) = select(&options.target)?;
     let selection = selection.with_subprocesses(options.subprocesses);
     let totals = Arc::new(Mutex::new(Totals::default()));
@@ -47,43 +56,113 @@ pub fn run(options: &TopOptions) -> anyhow::Result<()> {
         native: !options.no_native,
         only_lock_holders: false,
     };
-    let symbolizer = Remembered::new(options.symbols.symbolizer()?);
-    let (reader, writer) = io::pipe().context("cannot make a pipe")?;
-    let mut feed = Feed::new(symbolizer, frames, Arc::clone(&totals));
-    let (tid_sender, names_tid) = channel();
-    let names = spawn("names", move || {
-        put_down_rights();
-        // A large program has names for seconds; the target is to feel nothing of it.
-        if let Ok(tid) = linux::give_way() {
-            tid_sender.send(tid).context("nobody samples")?;
+    let symbolizer = Arc::new(Mutex::new(Remembered::new(options.symbols.symbolizer()?)));
+    let mut outputs = Outputs::default();
+    // Threads that give way to all others, as soon as they are there.
+    let (tids, apart) = channel();
+    let names = match has_terminal {
+        true => {
+            let watch = Watch::new(Arc::clone(&symbolizer), frames, Arc::clone(&totals));
+            Some(spawn_names(outputs.add()?, watch, tids.clone())?)
         }
-        drop(tid_sender);
-        recording::read(reader, &mut feed)
-            .map(drop)
-            .context("cannot read what was recorded")
-    })?;
+        false => None,
+    };
+    let page = match &bound {
+        Some(_) => Some(outputs.add()?),
+        None => None,
+    };
     let is_done = Arc::new(AtomicBool::new(false));
     let is_done_there = Arc::clone(&is_done);
     let settings = options.clone();
-    let sampling = spawn("sampling", move || {
-        sample(
-            &settings,
-            selection,
-            writer,
-            names_tid.recv().ok(),
-            &is_done_there,
-        )
+    let sampling = job_control.allow(|| {
+        spawn("sampling", move || {
+            sample(&settings, selection, outputs, &apart, &is_done_there)
+        })
     })?;
     // Rights are a thread's: the other two put down their own, the sampling one after it has made use of them.
     put_down_rights();
-    // From here on whatever happens gives the terminal back.
-    let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
-    let shown = show(&mut terminal, &totals, &sampling, &title);
-    ratatui::restore();
+    let url = bound.as_ref().map(Bound::url);
+    let live = match (bound, page) {
+        (Some(bound), Some(page)) => {
+            serve::announce(&bound, messages);
+            let settings = MakerSettings {
+                weight: Weight::Cpu,
+                frames,
+                max_overhead: options.max_overhead,
+            };
+            let live = LiveView::start(bound, symbolizer, settings)?;
+            live.play(page);
+            if let Some(tid) = live.tid() {
+                // Why nobody samples any more is told at the end.
+                let _unheard = tids.send(tid);
+            }
+            Some(live)
+        }
+        _ => None,
+    };
+    drop(tids);
+    let shown = match has_terminal {
+        true => show_on_terminal(&totals, &sampling, &title, url.as_deref()),
+        false => {
+            wait(&sampling);
+            Ok(())
+        }
+    };
     is_done.store(true, Ordering::Relaxed);
-    join(sampling)?;
-    join(names)?;
-    shown
+    let sampled = join(sampling);
+    let named = names.map_or(Ok(()), join);
+    if let Some(live) = live {
+        live.finish();
+    }
+    sampled.and(named).and(shown)
+}
+
+/// Plays what comes through a pipe to the terminal's sums.
+fn spawn_names<S: Symbolize + Send + 'static>(
+    input: io::PipeReader,
+    watch: Watch<S>,
+    tids: Sender<Tid>,
+) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+    spawn("names", move || {
+        put_down_rights();
+        // A large program has names for seconds; the target is to feel nothing of it.
+        if let Ok(tid) = linux::give_way() {
+            tids.send(tid).context("nobody samples")?;
+        }
+        drop(tids);
+        let mut feed = Feed::new(ProfileBuilder::new(), watch);
+        recording::read(input, &mut feed)
+            .map(drop)
+            .context("cannot read what was recorded")
+    })
+}
+
+/// The pipes that what is recorded goes to.
+#[derive(Debug, Default)]
+struct Outputs {
+    pipes: Vec<io::PipeWriter>,
+}
+
+impl Outputs {
+    /// One more, and its other end.
+    fn add(&mut self) -> anyhow::Result<io::PipeReader> {
+        let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+        self.pipes.push(writer);
+        Ok(reader)
+    }
+}
+
+impl Write for Outputs {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for pipe in &mut self.pipes {
+            pipe.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn spawn(
@@ -130,12 +209,12 @@ fn select(target: &Target) -> anyhow::Result<(Selection, String)> {
     }
 }
 
-/// Records into `output` until the targets have ended or `is_done`; the thread `names` has the lowest priority.
+/// Records into `output` until the targets have ended or `is_done`; the threads `apart` have the lowest priority.
 fn sample(
     options: &TopOptions,
     selection: Selection,
-    output: io::PipeWriter,
-    names: Option<Tid>,
+    output: Outputs,
+    apart: &Receiver<Tid>,
     is_done: &AtomicBool,
 ) -> anyhow::Result<()> {
     // Without these, sampling works all the same: waiting for a stop polls, and files are opened for each read.
@@ -156,8 +235,8 @@ fn sample(
         may_stop: true,
     };
     let mut recorder = Recorder::new(settings, selection, &mut writer)?;
-    if let Some(names) = names {
-        recorder.leave_apart(names);
+    for tid in apart {
+        recorder.leave_apart(tid);
     }
     recorder.run(|_, _| is_done.load(Ordering::Relaxed).then_some(Over::Interrupted))?;
     let summary = recorder.summary();
@@ -166,12 +245,33 @@ fn sample(
     Ok(())
 }
 
+/// Waits until the targets have ended, or we are asked to end.
+fn wait(sampling: &JoinHandle<anyhow::Result<()>>) {
+    while interrupts::requested() == 0 && !sampling.is_finished() {
+        thread::sleep(REFRESH);
+    }
+}
+
+/// As [`show`]; whatever happens gives the terminal back.
+fn show_on_terminal(
+    totals: &Mutex<Totals>,
+    sampling: &JoinHandle<anyhow::Result<()>>,
+    title: &str,
+    served: Option<&str>,
+) -> anyhow::Result<()> {
+    let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
+    let shown = show(&mut terminal, totals, sampling, title, served);
+    ratatui::restore();
+    shown
+}
+
 /// Draws and asks for keys until the user has seen enough.
 fn show(
     terminal: &mut ratatui::DefaultTerminal,
     totals: &Mutex<Totals>,
     sampling: &JoinHandle<anyhow::Result<()>>,
     title: &str,
+    served: Option<&str>,
 ) -> anyhow::Result<()> {
     let mut screen = Screen::default();
     loop {
@@ -179,7 +279,7 @@ fn show(
             let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
             totals.is_over = sampling.is_finished();
             terminal
-                .draw(|frame| draw(frame, &screen, &totals, title))
+                .draw(|frame| draw(frame, &screen, &totals, title, served))
                 .context("cannot draw")?;
         }
         if interrupts::requested() > 0 {

@@ -58,6 +58,8 @@ pub struct SelectionArgs {
     pub callees_of: Option<NamePattern>,
 
     /// Show a function that calls itself once
+    ///
+    /// Directly, that is: a circle of several functions stays as it is.
     #[arg(long)]
     pub collapse_recursion: bool,
 

@@ -220,7 +220,7 @@ impl OwnProcess {
     }
 
     fn stopping(&self, place: Place) -> Check {
-        match surroundings::try_stop(Tid(self.pid.0)) {
+        match surroundings::try_stop(self.pid) {
             Ok(()) => Check::ok(
                 "ptrace",
                 "a process that we have started was stopped, read and let go",

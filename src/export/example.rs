@@ -63,6 +63,8 @@ fn frames() -> Vec<ResolvedFrame> {
         other("[no stack]", FrameKind::Note), // 10
         other("[unknown in libx.so+0x1a2b]", FrameKind::Native), // 11
         native("evil\x1b[31m<&>\n\"name\"", "a]]>b"), // 12
+        other("[cut]", FrameKind::Note), // 13
+        other("[incomplete]", FrameKind::Note), // 14
     ]
 }
 
@@ -118,9 +120,9 @@ pub(super) fn profile() -> ResolvedProfile {
             stack(0, &[0, 1, 2, 9], Complete, 55, 0, 6),
             stack(1, &[5, 6, 7, 8], Complete, 0, 2_900, 290),
             stack(1, &[5, 6], Complete, 40, 0, 4),
-            stack(1, &[2, 3], Truncated, 30, 0, 3),
-            stack(1, &[11, 8], Partial, 0, 60, 6),
-            stack(1, &[12], Partial, 20, 0, 2),
+            stack(1, &[13, 2, 3], Truncated, 30, 0, 3),
+            stack(1, &[14, 11, 8], Partial, 0, 60, 6),
+            stack(1, &[14, 12], Partial, 20, 0, 2),
             stack(1, &[10], Partial, 1, 9, 1),
         ],
         threads: vec![

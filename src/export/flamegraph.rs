@@ -8,7 +8,7 @@ use inferno::flamegraph::{self, Options, Palette, TextTruncateDirection};
 use super::folded::Path;
 use super::heading::{samples, share, target};
 use super::names::{folded, printable};
-use super::roots::{CALLERS_UNKNOWN, TRUNCATED, with_roots};
+use super::roots::with_roots;
 use super::tree::{call_tree, name};
 use super::{View, units};
 use crate::profile::{CallTree, FrameKind, ResolvedProfile, TreeNode, TreeNodeId, Weight};
@@ -178,9 +178,7 @@ fn colors(rooted: &ResolvedProfile) -> PaletteMap {
         };
         colors.insert(folded(&frame.function), color);
     }
-    for label in [DEEPER, TRUNCATED, CALLERS_UNKNOWN] {
-        colors.insert(label, CUT);
-    }
+    colors.insert(DEEPER, CUT);
     colors
 }
 

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use super::names::{fit, printable};
-use super::roots::{is_note, process_label};
+use super::roots::process_label;
 use super::{View, units};
-use crate::profile::{End, ResolvedProfile, Weight};
+use crate::profile::{End, FrameKind, ResolvedProfile, Weight, WeightedStack};
 
 /// What is shown and whose it is: two lines.
 pub(super) fn write_heading(
@@ -97,9 +97,16 @@ fn cut_weight(profile: &ResolvedProfile, weight: Weight) -> u64 {
     profile
         .stacks
         .iter()
-        .filter(|stack| stack.end != End::Complete && !is_note(profile, stack))
+        .filter(|stack| stack.end != End::Complete && shows_code(profile, stack))
         .map(|stack| stack.weights.get(weight))
         .fold(0, u64::saturating_add)
+}
+
+/// Whether a stack is more than a remark of ours, such as `[no stack]`, of which nothing is missing.
+fn shows_code(profile: &ResolvedProfile, stack: &WeightedStack) -> bool {
+    let frame = |&frame: &u32| profile.frames.get(frame as usize);
+    let mut frames = stack.frames.iter().filter_map(frame);
+    frames.any(|frame| frame.kind != FrameKind::Note)
 }
 
 /// `text` made harmless, and cut to `width` where there is one.

@@ -6,20 +6,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::View;
 use super::names::fit;
-use crate::profile::{
-    End, FrameKind, ResolvedFrame, ResolvedProfile, ResolvedThread, WeightedStack,
-};
+use crate::profile::{FrameKind, ResolvedFrame, ResolvedProfile, ResolvedThread, WeightedStack};
 
 /// A command line is named by so many characters.
 const PROCESS_NAME_CHARS_MAX: usize = 60;
-/// The mark of a stack that a limit of ours cut.
-pub(super) const TRUNCATED: &str = "[truncated]";
-/// The mark of a stack whose callers could not be found.
-pub(super) const CALLERS_UNKNOWN: &str = "[callers unknown]";
 
 /// `profile` with frames of our own put outside the stacks: the process when there are several, or all those of one
-/// name together unless `view` asks for threads; the thread if it does; and a mark on stacks that do not reach their
-/// root, so that they never look complete.
+/// name together unless `view` asks for threads; and the thread if it does.
 pub(super) fn with_roots(profile: &ResolvedProfile, view: View) -> Cow<'_, ResolvedProfile> {
     let mut rooted = Rooted::new(profile, view);
     let stacks: Vec<WeightedStack> = profile
@@ -54,30 +47,12 @@ pub fn thread_label(thread: &ResolvedThread) -> String {
     format!("{} ({})", thread.name, thread.tid)
 }
 
-/// The mark of a stack of which something is missing at its root.
-fn cut_label(end: End) -> Option<&'static str> {
-    match end {
-        End::Complete => None,
-        End::Truncated => Some(TRUNCATED),
-        End::Partial => Some(CALLERS_UNKNOWN),
-    }
-}
-
-/// Whether a stack is a remark of ours as a whole, such as `[no stack]`: nothing of it is missing.
-pub(super) fn is_note(profile: &ResolvedProfile, stack: &WeightedStack) -> bool {
-    let outermost = stack.frames.first();
-    outermost
-        .and_then(|&frame| profile.frames.get(frame as usize))
-        .is_some_and(|frame| frame.kind == FrameKind::Note)
-}
-
 #[derive(PartialEq, Eq, Hash)]
 enum Root {
     Process(u32),
     /// All processes of one name, by one of them.
     Command(u32),
     Thread(u32),
-    Cut(&'static str),
 }
 
 /// Processes of one name.
@@ -122,7 +97,7 @@ impl<'a> Rooted<'a> {
     }
 
     fn stack(&mut self, stack: &WeightedStack) -> WeightedStack {
-        let mut frames = Vec::with_capacity(stack.frames.len() + 3);
+        let mut frames = Vec::with_capacity(stack.frames.len() + 2);
         if let Some(thread) = self.profile.threads.get(stack.thread as usize) {
             match self.namesakes.get(thread.command.as_str()) {
                 Some(&Namesakes { first, count }) if count > 1 && !self.threads => {
@@ -138,11 +113,6 @@ impl<'a> Rooted<'a> {
             if self.threads {
                 frames.push(self.frame(Root::Thread(stack.thread), || thread_label(thread)));
             }
-        }
-        if let Some(label) = cut_label(stack.end)
-            && !is_note(self.profile, stack)
-        {
-            frames.push(self.frame(Root::Cut(label), || label.into()));
         }
         frames.extend_from_slice(&stack.frames);
         WeightedStack { frames, ..*stack }

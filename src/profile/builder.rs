@@ -142,12 +142,8 @@ impl ProfileBuilder {
 
     /// Charges what was observed to the stacks, and gives the profile out.
     pub fn finish(mut self) -> Profile {
-        self.take_waiting();
+        self.charge_stacks();
         self.profile.timeline = self.timeline.take().map(Timeline::finished).map(Arc::new);
-        let mut tallies = std::mem::take(&mut self.tallies);
-        for (thread, tally) in (0..).map(ThreadId).zip(&mut tallies) {
-            self.add_stacks(thread, tally);
-        }
         if self.window.is_some() {
             let charged = self.whole.iter_mut().flat_map(ThreadTally::attribute);
             let sum = charged.fold(StackWeights::default(), |mut sum, charged| {
@@ -187,15 +183,29 @@ impl ProfileBuilder {
     /// What was observed since this was called last, or since the beginning; all that stacks are made of is as it would
     /// be in the end.
     pub fn interval(&mut self) -> &Profile {
+        let tallies = self.charge_stacks();
+        self.tallies
+            .resize_with(tallies.len(), ThreadTally::default);
+        &self.profile
+    }
+
+    /// What was observed since the beginning, as it would be if this were the end.
+    pub fn so_far(&mut self) -> &Profile {
+        self.tallies = self.charge_stacks();
+        let timeline = self.timeline.clone();
+        self.profile.timeline = timeline.map(Timeline::finished).map(Arc::new);
+        &self.profile
+    }
+
+    /// Charges what was observed to the stacks, in the place of what was charged before; gives the tallies out.
+    fn charge_stacks(&mut self) -> Vec<ThreadTally> {
         self.take_waiting();
         self.profile.stacks.clear();
         let mut tallies = std::mem::take(&mut self.tallies);
         for (thread, tally) in (0..).map(ThreadId).zip(&mut tallies) {
             self.add_stacks(thread, tally);
         }
-        self.tallies
-            .resize_with(tallies.len(), ThreadTally::default);
-        &self.profile
+        tallies
     }
 
     /// Takes what has waited, with names for the code that has some by now.

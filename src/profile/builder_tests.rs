@@ -59,6 +59,38 @@ fn observations_of_one_stack_are_added_up_per_thread() -> Result<(), UnknownId> 
 }
 
 #[test]
+fn what_is_asked_for_meanwhile_is_all_there_was_and_changes_nothing() -> Result<(), UnknownId> {
+    let mut builder = ProfileBuilder::new().with_timeline();
+    let process = builder.process(&process())?;
+    let main = builder.thread(&thread(process, 7, "main"))?;
+    let stacks = [1, 2].map(|number| builder.stack(&[FrameKey::Syscall(number)], End::Complete));
+    let [one, other] = [stacks[0]?, stacks[1]?];
+    let sums = |profile: &Profile| -> Vec<_> {
+        let stacks = profile.stacks.iter();
+        stacks
+            .map(|stack| (stack.stack, stack.weights.cpu_ns, stack.weights.samples))
+            .collect()
+    };
+    // Its CPU time is nowhere, until it is seen to run.
+    builder.observation(&seen(main, ThreadState::Blocked, one, 4))?;
+    for _ in 0..2 {
+        let so_far = sums(builder.so_far());
+        let cpu: u64 = so_far.iter().map(|sum| sum.1).sum();
+        assert_eq!((cpu, so_far.len()), (4, 2));
+    }
+    builder.observation(&seen(main, ThreadState::Running, other, 8))?;
+    let so_far = builder.so_far();
+    assert_eq!(
+        so_far.timeline.as_ref().map(|timeline| timeline.parts()),
+        Some(1)
+    );
+    let so_far = sums(so_far);
+    assert_eq!(so_far, [(one, 0, 1), (other, 12, 1)]);
+    assert_eq!(sums(&builder.finish()), so_far);
+    Ok(())
+}
+
+#[test]
 fn code_compiled_at_run_time_is_what_it_was_when_it_was_seen() -> Result<(), UnknownId> {
     use super::super::jit::JitSource;
     use sampler_unwind::FrameOrigin;

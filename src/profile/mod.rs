@@ -7,6 +7,7 @@ mod attribution;
 mod builder;
 mod call_tree;
 mod compare;
+mod feed;
 mod jit;
 mod resolved;
 mod sample;
@@ -21,6 +22,7 @@ pub use call_tree::{
     functions,
 };
 pub use compare::{Change, Comparison, Shares, Significance, Whole, compare};
+pub use feed::{Feed, Watcher};
 pub use jit::{JitCode, JitLine, JitSource, JitTable};
 pub use resolved::{
     FrameKind, Moment, ResolvedFrame, ResolvedProfile, ResolvedThread, StackWeights, Weight,

@@ -22,6 +22,10 @@ use crate::profile::{FrameKey, ModuleId, ProcessId, SampleSink};
 const REFRESH_PAUSE_NS_MIN: u64 = 5_000_000;
 const REFRESH_PAUSE_NS_MAX: u64 = 2_000_000_000;
 
+/// So many times they are read at once where there is code that is in none: a program that starts loads its libraries in
+/// the first milliseconds.
+const EARLY_MAX: u8 = 8;
+
 /// The mappings of a process that has thousands of them are read at a flush so often that it takes no more than one part
 /// in this many of a CPU. Code that is not in those that are known is noticed all the same.
 const MAPPINGS_PARTS: u64 = 1000;
@@ -72,6 +76,8 @@ pub(super) struct AddressSpace {
     refreshed_ns: u64,
     refresh_due_ns: u64,
     refresh_pause_ns: u64,
+    /// How often they were read without such a pause.
+    early: u8,
     /// When they are read at a flush again, and how long it took last.
     mappings_due_ns: u64,
     mappings_took_ns: u64,
@@ -98,6 +104,7 @@ impl Default for AddressSpace {
             refreshed_ns: 0,
             refresh_due_ns: 0,
             refresh_pause_ns: REFRESH_PAUSE_NS_MIN,
+            early: 0,
             mappings_due_ns: 0,
             mappings_took_ns: 0,
             placed: Places::default(),
@@ -314,9 +321,11 @@ impl AddressSpace {
         images: &mut Images,
         sink: &mut S,
     ) -> Result<bool, S::Error> {
+        let is_early = self.staleness == Staleness::Surely && self.early < EARLY_MAX;
         let due_ns = match self.staleness {
             Staleness::None => return Ok(false),
             Staleness::Perhaps => self.refresh_due_ns,
+            Staleness::Surely if is_early => now_ns,
             Staleness::Surely => self.refreshed_ns + REFRESH_PAUSE_NS_MIN,
             Staleness::Replaced => now_ns,
         };
@@ -324,12 +333,14 @@ impl AddressSpace {
             return Ok(false);
         }
         let was_replaced = self.staleness == Staleness::Replaced;
+        self.early += u8::from(is_early);
         let changed = self.refresh(process, memory, images, sink)?;
         if was_replaced && !changed {
             self.is_doubtful = true;
             self.forget_marks_never_there(memory);
         }
-        self.refresh_pause_ns = if changed {
+        // That nothing had changed yet puts off nothing while a program starts.
+        self.refresh_pause_ns = if changed || is_early {
             REFRESH_PAUSE_NS_MIN
         } else {
             (self.refresh_pause_ns * 2).min(REFRESH_PAUSE_NS_MAX)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sampler_platforms::Pid;
 use sampler_platforms::linux::ProcessMemory;
-use sampler_platforms::linux::proc::maps::{Device, Mapping};
+use sampler_platforms::linux::proc::maps::{self, Device, Mapping};
 use sampler_unwind::{ElfImage, Module};
 
 use self::kept_names::kept_names;
@@ -241,11 +241,17 @@ impl Images {
                 .flatten()
         };
         let source = match from_file {
-            // It may have been written to, or have only the number of the one that is mapped.
-            Some(source) if is_another(&source, file, memory) => match self.may_be_it(key) {
-                true => return Ok(None),
-                false => from_memory(),
-            },
+            Some(source) if is_another(&source, file, memory) => {
+                if !is_still_mapped(pid, key) {
+                    // Another one has come into its place meanwhile. Which of them lies there is asked with each stack.
+                    Some(source)
+                } else if self.may_be_it(key) {
+                    return Ok(None);
+                } else {
+                    // It was written to, or has only the number of the one that is mapped.
+                    from_memory()
+                }
+            }
             Some(source) => Some(source),
             None => match from_memory() {
                 Some(copy) if is_another(&copy, file, memory) && self.may_be_it(key) => {
@@ -371,11 +377,15 @@ fn is_another(source: &Source, file: &FileMappings<'_>, memory: &ProcessMemory) 
     marks.any(|mark| mark.is_there(memory) == Ok(false))
 }
 
+/// Whether process `pid` maps the file still, as far as it can be asked.
+fn is_still_mapped(pid: Pid, key: &FileKey) -> bool {
+    let is_it = |mapping: &Mapping| key_of(mapping).as_ref() == Some(key);
+    maps::read(pid).map_or(true, |mappings| mappings.iter().any(is_it))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
-
-    use sampler_platforms::linux::proc::maps;
 
     use super::*;
     use crate::profile::ProfileBuilder;

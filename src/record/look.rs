@@ -266,6 +266,7 @@ impl Looker {
                 .map_err(unreadable)?;
             let registers = registers_asleep(state, pc, sp);
             self.capture(process, interpreters, thread, registers, None);
+            thread.expected.learn(&self.volatile);
             let after = thread.files.sched_stat().map_err(unseen)?;
             if after.timeslices == sched.timeslices {
                 self.walk_again(process, interpreters, thread);
@@ -292,11 +293,12 @@ impl Looker {
         costs: &mut Costs,
     ) -> Result<Seen, Unseen> {
         let awake_since = self.awake_since;
+        self.rehearse(process, thread);
         let began = Instant::now();
         let asked_ns = clock::monotonic_ns();
         let within = self.patience.max(PATIENCE_MIN);
         let spin = thread.spin.next(self.spin_max);
-        let stopped = linux::stop(thread.tid, within, spin);
+        let stopped = linux::stop(process.pid, thread.tid, within, spin);
         self.patience = self.patience.saturating_sub(began.elapsed());
         let within_spin = matches!(&stopped, Ok(stopped) if stopped.since_asked() < spin);
         thread.spin.learn(within_spin);
@@ -320,6 +322,7 @@ impl Looker {
             costs.repaired_syscall();
         }
         thread.let_go_at = Some(sched);
+        thread.expected.learn(&self.volatile);
         self.walk_again(process, interpreters, thread);
         // A thread that fell asleep under our hands was asleep when it was stopped.
         let (state, kernel, waiting) = match registers.syscall {
@@ -345,6 +348,16 @@ impl Looker {
             was_waiting_for_cpu: waited > awake_since.elapsed() + WAKING_MAX,
             sched,
         })
+    }
+
+    /// Reads what interpreters will probably ask for, while the thread still runs: the second time it takes half as long
+    /// (measured after a sleep, six regions: 15 µs and 8 µs), as all that leads there is in the caches by then.
+    fn rehearse(&mut self, process: ProcessView<'_>, thread: &Thread) {
+        if process.memory.way() != MemoryWay::Words {
+            self.volatile.clear();
+            VolatileCopy::new(&mut self.volatile, &self.copy, process.memory)
+                .expect(&thread.expected);
+        }
     }
 
     /// Copies the registers and the stack of a thread that stands still, and repairs the system call it was in.
@@ -401,6 +414,9 @@ impl Looker {
         let may_go_on = || until.is_none_or(|until| Instant::now() < until);
         let mut volatile = VolatileCopy::new(&mut self.volatile, &self.copy, process.memory)
             .as_long_as(&may_go_on);
+        if process.memory.way() != MemoryWay::Words {
+            volatile.expect(&thread.expected);
+        }
         interpreters.capture(&self.context, &mut volatile);
     }
 

@@ -260,8 +260,13 @@ fn capture_of_luajit(mode: &str, script: &str) -> (String, Vec<(FunctionKind, u3
     while linux::release_strays() {
         std::thread::yield_now();
     }
-    let stopped = linux::stop(thread.tid, Duration::from_secs(10), Duration::ZERO)
-        .expect("it stops within seconds");
+    let stopped = linux::stop(
+        view.pid,
+        thread.tid,
+        Duration::from_secs(10),
+        Duration::ZERO,
+    )
+    .expect("it stops within seconds");
     let registers = stopped.registers().unwrap();
     let sp = registers.registers.sp().unwrap();
     let stack_end = view.stacks.find(sp).expect("it is on a stack").end;

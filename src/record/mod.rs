@@ -6,6 +6,7 @@ mod address_space;
 mod budget;
 mod children;
 mod costs;
+mod cpu_account;
 mod description;
 mod finder;
 mod functions;

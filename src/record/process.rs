@@ -1,8 +1,5 @@
 //! One process that is being sampled: its threads, its modules, its accounts.
 
-use std::io;
-use std::time::Instant;
-
 use rustc_hash::FxHashMap;
 use sampler_platforms::linux::abilities::{self, Abilities, MemoryWay, Rung, StopWay};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
@@ -10,7 +7,7 @@ use sampler_platforms::linux::proc::stat::{self, ProcState, Stat};
 use sampler_platforms::linux::proc::syscall::SyscallState;
 use sampler_platforms::linux::proc::task::{self, TaskCount, ThreadFiles, ThreadReadError};
 use sampler_platforms::linux::proc::{self, names};
-use sampler_platforms::linux::{self, ProcessMemory, clock};
+use sampler_platforms::linux::{ProcessMemory, clock};
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::interpreter::{Interpreters, Languages};
 use sampler_unwind::{Avma, MemoryReader, MergedFrame, Stack};
@@ -18,9 +15,10 @@ use sampler_unwind::{Avma, MemoryReader, MergedFrame, Stack};
 use super::address_space::AddressSpace;
 use super::budget::Share;
 use super::children::ChildrenCpu;
+use super::cpu_account::CpuAccount;
 use super::description::describe;
 use super::functions::FunctionIds;
-use super::habits::{Turn, Unexplained};
+use super::habits::Turn;
 use super::images::Images;
 use super::jit::{JitBudget, JitNames};
 use super::look::{Looked, ProcessView};
@@ -32,9 +30,6 @@ use super::thread::Thread;
 use crate::profile::{
     Fallback, FrameKey, ProcessId, ProcessInfo, SampleSink, ThreadId, ThreadInfo,
 };
-
-/// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
-const CLOCK_PARTS: u64 = 1000;
 
 /// Whether a number is that of one of its threads is asked of so many.
 const THREADS_ASKED_MAX: usize = 4096;
@@ -91,17 +86,10 @@ pub(super) struct TargetProcess {
     task_count: TaskCount,
     /// How many threads it had when they were listed last.
     listed: u64,
-    /// When the process's CPU clock is read next.
-    clock_due_ns: u64,
-    /// Whether it was read at this tick.
-    is_clock_fresh: bool,
-    /// The process's CPU clock when the recording of it began.
-    cpu_ns_before: u64,
-    /// The same when it was last read: once its parent has reaped it there is none.
-    cpu_ns_read: u64,
-    unexplained: Unexplained,
-    /// CPU time turned into observations so far.
-    pub observed_cpu_ns: u64,
+    /// What it has used, and what was observed of that.
+    pub cpu: CpuAccount,
+    /// It has had more than one thread.
+    had_others: bool,
     /// Threads have ended since their CPU time was last accounted for.
     pub threads_ended: bool,
     ended_threads: Option<ThreadId>,
@@ -133,12 +121,12 @@ impl TargetProcess {
         let living = living_thread(pid);
         let description = describe(pid, living, kin);
         let id = sink.process(&description)?;
-        let (cpu_ns_before, children_ns_before) = match baseline {
+        let (cpu, children_ns_before) = match baseline {
             Baseline::Now => (
-                cpu_ns(pid).unwrap_or(0),
+                CpuAccount::from_now(pid),
                 stat::read(pid).map_or(0, |stat| stat.waited_cpu_ns()),
             ),
-            Baseline::Zero => (0, 0),
+            Baseline::Zero => (CpuAccount::from_start(pid), 0),
         };
         Ok(Self {
             pid,
@@ -154,12 +142,8 @@ impl TargetProcess {
             go_on_at: 0,
             task_count: TaskCount::new(pid),
             listed: 0,
-            clock_due_ns: 0,
-            is_clock_fresh: false,
-            cpu_ns_before,
-            cpu_ns_read: cpu_ns_before,
-            unexplained: Unexplained::default(),
-            observed_cpu_ns: 0,
+            cpu,
+            had_others: false,
             threads_ended: false,
             ended_threads: None,
             description,
@@ -213,8 +197,7 @@ impl TargetProcess {
 
     /// What it and its threads have used until now is not part of the recording: finding them has taken its time.
     pub(super) fn begin_now(&mut self) {
-        self.read_cpu_clock();
-        self.cpu_ns_before = self.cpu_ns_read;
+        self.cpu.begin();
         for thread in &mut self.threads {
             if let Ok(used) = thread.files.sched_stat() {
                 thread.begin(clock::monotonic_ns(), used);
@@ -298,6 +281,7 @@ impl TargetProcess {
         thread.begin(now_ns, used);
         self.threads.push(thread);
         self.turns.push(Turn::default());
+        self.had_others |= self.threads.len() > 1;
         Ok(())
     }
 
@@ -520,42 +504,10 @@ impl TargetProcess {
         (self.id, self.jit)
     }
 
-    /// Reads the process's CPU clock, at every tick unless that takes long (the kernel adds up all threads): at most one
-    /// part in [`CLOCK_PARTS`] of the time goes into it. Says how much it has used since the last reading.
-    pub(super) fn read_cpu_clock_if_due(&mut self, now_ns: u64) -> u64 {
-        self.is_clock_fresh = now_ns >= self.clock_due_ns;
-        if !self.is_clock_fresh {
-            return 0;
-        }
-        let began = Instant::now();
-        let used_ns = self.read_cpu_clock();
-        let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.clock_due_ns = now_ns.saturating_add(took_ns.saturating_mul(CLOCK_PARTS));
-        used_ns
-    }
-
-    /// Reads the process's CPU clock, at every tick: when it has ended and somebody else's child it was, this is the
-    /// last that is known of threads that were never seen. Says how much it has used since the last reading.
-    pub(super) fn read_cpu_clock(&mut self) -> u64 {
-        let Ok(used_ns) = cpu_ns(self.pid) else {
-            return 0;
-        };
-        let before_ns = std::mem::replace(&mut self.cpu_ns_read, used_ns);
-        used_ns.saturating_sub(before_ns)
-    }
-
     /// Ends the rest of all threads that are left alone, if the process has used more CPU time than was seen: one of
-    /// them may have woken up. To be called after a tick, with the CPU time that is known to be of threads that were
-    /// not looked at, and what threads may have used at most between the reading of the clock and their look.
+    /// them may have woken up. To be called after a tick; see [`CpuAccount::has_unexplained`].
     pub(super) fn wake_resting(&mut self, explained_ns: u64, unsure_ns: u64) {
-        if !self.is_clock_fresh {
-            return;
-        }
-        let used_ns = self.cpu_ns_read.saturating_sub(self.cpu_ns_before);
-        let unexplained_ns = used_ns
-            .saturating_sub(self.observed_cpu_ns)
-            .saturating_sub(explained_ns);
-        if self.unexplained.has_grown(unexplained_ns, unsure_ns) {
+        if self.cpu.has_unexplained(explained_ns, unsure_ns) {
             self.end_rests();
         }
     }
@@ -568,15 +520,26 @@ impl TargetProcess {
     /// CPU time that the process has used since its recording began and that neither an observation nor a live
     /// thread's accounts show: that of threads which ended between two looks.
     pub(super) fn unobserved_cpu_ns(&mut self) -> u64 {
-        self.read_cpu_clock();
+        self.cpu.read();
         let pending = self.threads.iter_mut().filter_map(|thread| {
             let sched = thread.files.sched_stat().ok()?;
             Some(thread.unobserved_cpu_ns(sched))
         });
-        self.cpu_ns_read
-            .saturating_sub(self.cpu_ns_before)
-            .saturating_sub(self.observed_cpu_ns)
+        self.cpu
+            .unobserved_ns()
             .saturating_sub(pending.sum::<u64>())
+    }
+
+    /// How much of the CPU time that the accounts of one of its threads show beyond what was observed of that is not
+    /// observed yet: see [`CpuAccount::not_observed_of`].
+    pub(super) fn not_observed(&mut self, thread_cpu_ns: u64) -> u64 {
+        if !self.had_others || thread_cpu_ns <= self.cpu.unobserved_ns() {
+            return thread_cpu_ns;
+        }
+        match self.task_count.read() {
+            Ok(0..=1) => self.cpu.not_observed_of(thread_cpu_ns),
+            Ok(_) | Err(_) => thread_cpu_ns,
+        }
     }
 
     /// The entry in the recording under which the CPU time of threads that ended unseen is kept.
@@ -633,9 +596,7 @@ impl TargetProcess {
 
     /// All that it and its children are known to have used, before the recording too.
     pub(super) fn known_cpu_ns(&self) -> u64 {
-        self.cpu_ns_before
-            .saturating_add(self.observed_cpu_ns)
-            .saturating_add(self.children.known_ns())
+        self.cpu.known_ns().saturating_add(self.children.known_ns())
     }
 }
 
@@ -660,10 +621,6 @@ fn has_exited(files: &mut ThreadFiles) -> bool {
         }
         Ok(_) | Err(_) => false,
     }
-}
-
-fn cpu_ns(pid: Pid) -> io::Result<u64> {
-    linux::process_cpu_time(pid).map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// A thread of process `pid` through which its memory can be read: its first one, unless that has ended before others.

@@ -108,8 +108,8 @@ pub struct Recorder<'s, S: SampleSink> {
     first: usize,
     slice: Slice,
     own_cpu: OwnCpu,
-    /// A thread of ours whose CPU time is not part of the promise.
-    apart: Option<Apart>,
+    /// Threads of ours whose CPU time is not part of the promise.
+    apart: Vec<Apart>,
     /// CPU time that the targets have used while they were recorded.
     target_cpu_ns: u64,
     /// CPU time, since their last observation, of threads that this tick does not look at.
@@ -165,7 +165,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             first: 0,
             slice: Slice::default(),
             own_cpu: OwnCpu::new(max_overhead, began_ns, own_before.cpu_ns),
-            apart: None,
+            apart: Vec::new(),
             target_cpu_ns: 0,
             passed_over_cpu_ns: 0,
             unsure_cpu_ns: 0,
@@ -223,6 +223,8 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             }
             let before = self.costs.looks();
             self.tick()?;
+            // Nobody looks at a thread that stands: it would seem to be held by a debugger.
+            self.is_waiting_for_stops |= linux::are_strays();
             self.costs.tick_made(before);
             self.keep_up()?;
             let left_out = self.schedule.advance(clock::monotonic_ns());
@@ -235,7 +237,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     pub fn leave_apart(&mut self, tid: Tid) {
         let mut files = ThreadFiles::new(Pid(std::process::id().cast_signed()), tid);
         let before = files.sched_stat().map_or(0, |sched| sched.cpu_ns);
-        self.apart = Some(Apart {
+        self.apart.push(Apart {
             files,
             before_ns: before,
             used_ns: 0,
@@ -244,7 +246,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
 
     /// How long to wait until what the next tick costs us has been earned.
     fn wait_for_budget(&mut self, now_ns: u64) -> u64 {
-        let apart_ns = self.apart.as_mut().map_or(0, Apart::used_ns);
+        let apart_ns = self.apart.iter_mut().map(Apart::used_ns).sum();
         let own_ns = OwnUse::cpu_ns_now().saturating_sub(apart_ns);
         self.own_cpu.read(now_ns, own_ns, self.target_cpu_ns);
         self.own_cpu.wait_ns()
@@ -283,8 +285,7 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
                 is_waiting |= is_late(thread, self.awake_since_ns, &mut self.costs);
             }
         }
-        let strays = linux::release_strays();
-        self.is_waiting_for_stops = is_waiting || strays;
+        self.is_waiting_for_stops = linux::release_strays() || is_waiting;
         self.is_waiting_for_stops
     }
 

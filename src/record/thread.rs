@@ -7,6 +7,7 @@ use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::status;
 use sampler_platforms::linux::proc::task::ThreadFiles;
 use sampler_platforms::{Pid, Tid};
+use sampler_unwind::interpreter::Expected;
 
 use super::habits::{Rest, SpinHabit};
 use super::overhead::Pauses;
@@ -28,6 +29,8 @@ pub(super) struct Thread {
     pub files: ThreadFiles,
     /// How much of its stack to copy.
     pub plan: StackPlan,
+    /// What interpreters will ask for besides.
+    pub expected: Expected,
     /// A stop that was asked for and has not happened yet.
     late: Option<Late>,
     /// Its number in the innermost pid namespace that it is in, once an interpreter has asked for it.
@@ -92,8 +95,6 @@ struct Accounted {
     at_ns: u64,
     cpu_ns: u64,
     run_queue_ns: u64,
-    /// Whether these are the accounts of an observation, rather than what the thread began with.
-    is_observed: bool,
 }
 
 /// What the last look found.
@@ -118,37 +119,15 @@ impl Accounted {
             at_ns: rounded_ns(at_ns),
             cpu_ns: rounded_ns(sched.cpu_ns),
             run_queue_ns: rounded_ns(sched.run_queue_ns),
-            is_observed: true,
-        }
-    }
-
-    /// What a thread begins with.
-    fn at_first(at_ns: u64, used: SchedStat) -> Self {
-        Self {
-            is_observed: false,
-            ..Self::new(at_ns, used)
         }
     }
 
     fn since(self, earlier: Self) -> Weights {
         Weights {
-            cpu_ns: self.plausible_cpu_ns(earlier),
+            cpu_ns: self.cpu_ns.saturating_sub(earlier.cpu_ns),
             wall_ns: self.at_ns.saturating_sub(earlier.at_ns),
             run_queue_ns: self.run_queue_ns.saturating_sub(earlier.run_queue_ns),
         }
-    }
-}
-
-impl Accounted {
-    /// CPU time since `earlier`: no more than has passed.
-    ///
-    /// The first thread of a process shows more when another one has executed a program: that takes over its number,
-    /// with accounts of its own, which have been observed already.
-    fn plausible_cpu_ns(self, earlier: Self) -> u64 {
-        let cpu_ns = self.cpu_ns.saturating_sub(earlier.cpu_ns);
-        let passed_ns = self.at_ns.saturating_sub(earlier.at_ns);
-        let is_taken_over = earlier.is_observed && cpu_ns > passed_ns.saturating_add(STALE_NS_MAX);
-        if is_taken_over { 0 } else { cpu_ns }
     }
 }
 
@@ -156,9 +135,6 @@ impl Accounted {
 pub(super) fn rounded_ns(ns: u64) -> u64 {
     ns - ns % RESOLUTION_NS
 }
-
-/// How far behind a thread's accounts can be, in nanoseconds: some of the kernel's ticks.
-const STALE_NS_MAX: u64 = 100_000_000;
 
 impl Thread {
     /// A thread of which nothing is known yet; [`Thread::begin`] says from when on it is recorded.
@@ -177,13 +153,14 @@ impl Thread {
             is_name_current: false,
             files,
             plan,
+            expected: Expected::default(),
             late: None,
             namespace_tid: None,
             thread_pointer: None,
             pauses,
             let_go_at: None,
             spin: SpinHabit::default(),
-            accounted: Accounted::at_first(0, SchedStat::default()),
+            accounted: Accounted::new(0, SchedStat::default()),
             last: None,
         }
     }
@@ -200,7 +177,7 @@ impl Thread {
 
     /// What it had used by `now_ns` is not part of the recording, nor is the time until then.
     pub(super) fn begin(&mut self, now_ns: u64, used: SchedStat) {
-        self.accounted = Accounted::at_first(now_ns, used);
+        self.accounted = Accounted::new(now_ns, used);
     }
 
     /// It was asked to stop at `asked_ns`, when its accounts were `before`, and has not until `now_ns`.

@@ -11,6 +11,8 @@ use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use sampler_platforms::linux::JobControl;
+
 /// How much may wait to be written before the recording is given up, in bytes: minutes of a hundred busy threads, and
 /// no more than what memory a recording may take.
 const WAITING_BYTES_MAX: usize = 16 << 20;
@@ -54,6 +56,8 @@ impl<W: Write + Send + 'static> BackgroundWriter<W> {
         let (sender, receiver) = channel();
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let waiting = Arc::clone(&waiting_bytes);
+        // What it inherits: if it took Ctrl-Z, that would stop us while a thread of the target is held.
+        let _for_now = JobControl::hold_back();
         let thread = thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || write_all(output, &receiver, &waiting))?;
@@ -207,6 +211,31 @@ mod tests {
         assert_eq!(seen.recv().unwrap(), b"x");
         assert_eq!(writer.finish().unwrap(), b"x");
         assert!(!visitor.visit(|_| ()));
+    }
+
+    /// Its output is what is blocked in the thread that writes.
+    struct Blocked(String);
+
+    impl Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let status = std::fs::read_to_string("/proc/thread-self/status")?;
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            self.0 = blocked.unwrap_or_default().trim().to_owned();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_stops_programs_is_not_taken_by_the_thread() {
+        const SIGTSTP: u32 = 20; // signal(7)
+        let mut writer = BackgroundWriter::start(Blocked(String::new())).unwrap();
+        writer.write_all(b"x").unwrap();
+        let blocked = u64::from_str_radix(&writer.finish().unwrap().0, 16).unwrap();
+        assert_ne!(blocked & 1 << (SIGTSTP - 1), 0, "{blocked:x}");
     }
 
     #[test]

@@ -133,6 +133,18 @@ impl RecordingFile {
         &self.path
     }
 
+    /// The file, for who reads it while it grows, at positions of its own; `None` where what was written cannot be read
+    /// again.
+    ///
+    /// # Errors
+    /// When there is no further descriptor.
+    pub fn reader(&self) -> io::Result<Option<File>> {
+        match (&self.output, &self.name) {
+            (Output::File(file), Some(_)) => file.try_clone().map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Gives the recording its name.
     ///
     /// # Errors

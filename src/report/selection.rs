@@ -336,7 +336,8 @@ fn focus(
     Ok(())
 }
 
-/// Shows a function that calls itself, directly, once: as the innermost of its calls.
+/// Shows a function that calls itself, directly, once: as the innermost of its calls. As in other tools that do so, a
+/// circle of several functions stays as it is: each of them was called by another one.
 fn collapse_recursion(profile: &mut ResolvedProfile) {
     let frames = &profile.frames;
     let function = |position: u32| {

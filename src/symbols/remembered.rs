@@ -1,5 +1,7 @@
 //! Names that were asked for before: a live view asks for the same addresses every second.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use rustc_hash::FxHashMap;
 use sampler_unwind::BuildId;
 
@@ -48,6 +50,18 @@ impl<S: Symbolize> Symbolize for Remembered<S> {
 
     fn notes(&self) -> Vec<String> {
         self.inner.notes()
+    }
+}
+
+/// For several that ask: each waits while another is answered.
+impl<S: Symbolize> Symbolize for Arc<Mutex<S>> {
+    fn symbolize(&mut self, module: &ModuleInfo, addresses: &[u64]) -> Vec<Vec<Symbol>> {
+        let mut inner = self.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.symbolize(module, addresses)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).notes()
     }
 }
 

@@ -40,20 +40,28 @@ const HELP: &[(&str, &str)] = &[
 /// How wide the four columns of numbers are, with the spaces between all columns.
 const NUMBERS_WIDTH: usize = 4 * 8 + 5;
 
-/// Draws what `screen` shows of `now`, of the target that is called `title`.
-pub fn draw(frame: &mut Frame<'_>, screen: &Screen, now: &Totals, title: &str) {
+/// Draws what `screen` shows of `now`, of the target that is called `title`; with where it is `served` to browsers.
+pub fn draw(
+    frame: &mut Frame<'_>,
+    screen: &Screen,
+    now: &Totals,
+    title: &str,
+    served: Option<&str>,
+) {
     let totals = screen.paused.as_deref().unwrap_or(now);
     let rows = [
         Constraint::Length(1),
         Constraint::Length(1),
+        Constraint::Length(u16::from(served.is_some())),
         Constraint::Length(1),
         Constraint::Fill(1),
         Constraint::Length(1),
     ];
-    let [first, second, third, middle, last] = Layout::vertical(rows).areas(frame.area());
+    let [first, second, url, third, middle, last] = Layout::vertical(rows).areas(frame.area());
     let bold = Style::new().add_modifier(Modifier::BOLD);
     frame.render_widget(Line::styled(heading(totals, title), bold), first);
     frame.render_widget(Line::raw(costs(&totals.summary)), second);
+    frame.render_widget(Line::raw(served.unwrap_or_default()), url);
     frame.render_widget(choices(screen, totals), third);
     match (screen.has_help, screen.table) {
         (true, _) => frame.render_widget(help(), middle),
@@ -299,7 +307,7 @@ mod tests {
     fn shown(screen: &Screen, totals: &Totals) -> String {
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         terminal
-            .draw(|frame| draw(frame, screen, totals, "7 (prog)"))
+            .draw(|frame| draw(frame, screen, totals, "7 (prog)", None))
             .unwrap();
         terminal.backend().to_string()
     }
@@ -341,7 +349,7 @@ mod tests {
         for (width, height) in [(1, 1), (10, 3), (20, 5)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
             terminal
-                .draw(|frame| draw(frame, &screen, &totals, "7 (prog)"))
+                .draw(|frame| draw(frame, &screen, &totals, "7 (prog)", Some("url")))
                 .unwrap();
         }
     }

@@ -74,6 +74,7 @@ fn meaning(signal: i32, (code, sender): (i32, i32)) -> Meaning {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Pid;
     use crate::linux::proc::stat::{self, ProcState};
     use crate::linux::stopped_thread::StoppedThread;
     use crate::linux::testing::{Target, wait_until};
@@ -101,7 +102,7 @@ mod tests {
         loop {
             let reported = ptrace::wait(tid, 0).unwrap().unwrap();
             if let Some(kind) = settle(tid, reported).unwrap() {
-                return StoppedThread::new(tid, kind, Instant::now());
+                return StoppedThread::new(Pid(tid.0), tid, kind, Instant::now());
             }
         }
     }

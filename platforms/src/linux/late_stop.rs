@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::stopped_thread::{RegistersError, StoppedThread};
 use super::{by_signal, ptrace, strays};
-use crate::Tid;
+use crate::{Pid, Tid};
 
 /// A seized thread that will stop some time: when it leaves an uninterruptible sleep, or gets a CPU.
 ///
@@ -18,6 +18,7 @@ use crate::Tid;
 #[derive(Debug)]
 #[must_use = "the thread stands still from when it stops until this is polled"]
 pub struct LateStop {
+    pid: Pid,
     tid: Tid,
     state: Collected,
     not_send: PhantomData<*const ()>,
@@ -47,9 +48,10 @@ pub(super) enum Collected {
 }
 
 impl LateStop {
-    pub(super) fn new(tid: Tid) -> Self {
+    pub(super) fn new(pid: Pid, tid: Tid) -> Self {
         LATE.set(LATE.get() + 1);
         Self {
+            pid,
             tid,
             state: Collected::NotYet,
             not_send: PhantomData,
@@ -65,7 +67,7 @@ impl LateStop {
     /// this is done with: it runs again untraced, or has ended. Never blocks.
     pub fn poll(&mut self) -> bool {
         if self.state == Collected::NotYet {
-            self.state = collect(self.tid);
+            self.state = collect(self.pid, self.tid);
             if self.state != Collected::NotYet {
                 LATE.set(LATE.get().saturating_sub(1));
             }
@@ -86,7 +88,7 @@ impl Drop for LateStop {
     fn drop(&mut self) {
         if !self.poll() {
             LATE.set(LATE.get().saturating_sub(1));
-            strays::adopt(self.tid);
+            strays::adopt(self.pid, self.tid);
         }
     }
 }
@@ -104,8 +106,8 @@ fn let_go(stopped: StoppedThread) -> Collected {
     }
 }
 
-/// Takes the report about a seized thread, if there is one, and lets it go.
-pub(super) fn collect(tid: Tid) -> Collected {
+/// Takes the report about a seized thread of `pid`, if there is one, and lets it go.
+pub(super) fn collect(pid: Pid, tid: Tid) -> Collected {
     match by_signal::wait(tid, libc::WNOHANG) {
         // Asking once more changes nothing, except that the kernel says whether it is ours still. The first thread of
         // a command of ours is not when another one has executed a program and has taken over its number.
@@ -113,12 +115,12 @@ pub(super) fn collect(tid: Tid) -> Collected {
         Ok(None) | Err(Errno::EINTR) => Collected::NotYet,
         Ok(Some(kind)) => match kind.exit_status() {
             Some(status) => Collected::Ended(status),
-            None => let_go(StoppedThread::new(tid, kind, Instant::now())),
+            None => let_go(StoppedThread::new(pid, tid, kind, Instant::now())),
         },
         Err(errno) => {
             if errno == Errno::ECHILD {
-                // Nobody else waits for it: it has executed a program and stops under another number.
-                strays::expect_renamed();
+                // Nobody else waits for it: it may have executed a program.
+                strays::expect_renamed(pid, tid);
             }
             Collected::Gone
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sampler_unwind::MemoryReader;
 
 use super::proc::stat::{self, ProcState};
-use super::testing::{Shared, Target, own_tid, raw, read_byte, wait_until};
+use super::testing::{Shared, Target, own_pid, own_tid, raw, read_byte, wait_until};
 use super::*;
 use crate::{Pid, Tid};
 
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SPIN: Duration = Duration::from_micros(50);
 
 fn stop_patiently(target: &Target) -> StoppedThread {
-    stop(target.tid(), PATIENCE, SPIN).unwrap()
+    stop(target.pid(), target.tid(), PATIENCE, SPIN).unwrap()
 }
 
 fn state(target: &Target) -> ProcState {
@@ -73,14 +73,14 @@ fn a_panic_lets_the_thread_go() {
 #[test]
 fn nobody_cannot_be_stopped() {
     let target = Target::ended_after_using_cpu();
-    let tid = target.tid();
+    let (pid, tid) = (target.pid(), target.tid());
     assert!(matches!(
-        stop(tid, PATIENCE, SPIN),
+        stop(pid, tid, PATIENCE, SPIN),
         Err(StopFailure::Gone { tid: gone }) if gone == tid
     ));
     target.end();
     assert!(matches!(
-        stop(tid, PATIENCE, SPIN),
+        stop(pid, tid, PATIENCE, SPIN),
         Err(StopFailure::Gone { .. })
     ));
 }
@@ -88,7 +88,7 @@ fn nobody_cannot_be_stopped() {
 #[test]
 fn we_cannot_stop_ourselves() {
     assert!(matches!(
-        stop(own_tid(), PATIENCE, SPIN),
+        stop(own_pid(), own_tid(), PATIENCE, SPIN),
         Err(StopFailure::Denied {
             errno: Errno::EPERM,
             ..
@@ -102,15 +102,15 @@ fn another_tracer_is_named() {
     std::thread::scope(|scope| {
         let (stopped_sender, stopped) = std::sync::mpsc::channel();
         let (finish, finished) = std::sync::mpsc::channel::<()>();
-        let tid = target.tid();
+        let (pid, tid) = (target.pid(), target.tid());
         scope.spawn(move || {
-            let stopped = stop(tid, PATIENCE, SPIN).unwrap();
+            let stopped = stop(pid, tid, PATIENCE, SPIN).unwrap();
             stopped_sender.send(own_tid()).unwrap();
             finished.recv().unwrap();
             stopped.detach().unwrap();
         });
         let tracing = stopped.recv().unwrap();
-        let Err(failure) = stop(tid, PATIENCE, SPIN) else {
+        let Err(failure) = stop(pid, tid, PATIENCE, SPIN) else {
             panic!("stopped twice")
         };
         assert!(matches!(failure, StopFailure::AlreadyTraced { tracer, .. } if tracer == tracing));
@@ -163,7 +163,8 @@ fn uninterruptible(release: i32) -> Target {
 fn a_thread_that_does_not_stop_is_late_and_is_let_go_when_it_does() {
     let (reader, writer) = std::io::pipe().unwrap();
     let target = uninterruptible(raw(&reader));
-    let Err(StopFailure::Late(mut late)) = stop(target.tid(), Duration::from_millis(2), SPIN)
+    let Err(StopFailure::Late(mut late)) =
+        stop(target.pid(), target.tid(), Duration::from_millis(2), SPIN)
     else {
         panic!("not late")
     };
@@ -180,7 +181,7 @@ fn a_thread_that_does_not_stop_is_late_and_is_let_go_when_it_does() {
 fn a_forgotten_late_thread_is_let_go_too() {
     let (reader, writer) = std::io::pipe().unwrap();
     let target = uninterruptible(raw(&reader));
-    let late = stop(target.tid(), Duration::ZERO, SPIN);
+    let late = stop(target.pid(), target.tid(), Duration::ZERO, SPIN);
     assert!(matches!(late, Err(StopFailure::Late(_))));
     drop(late);
     assert_eq!(strays::count(), 1);
@@ -196,7 +197,8 @@ fn a_forgotten_late_thread_is_let_go_too() {
 fn an_end_during_the_wait_is_handed_on() {
     let (reader, writer) = std::io::pipe().unwrap();
     let target = uninterruptible(raw(&reader));
-    let Err(StopFailure::Late(mut late)) = stop(target.tid(), Duration::ZERO, SPIN) else {
+    let Err(StopFailure::Late(mut late)) = stop(target.pid(), target.tid(), Duration::ZERO, SPIN)
+    else {
         panic!("not late")
     };
     target.signal(libc::SIGKILL);
@@ -209,14 +211,26 @@ fn an_end_during_the_wait_is_handed_on() {
 fn a_thread_that_executes_another_program_is_not_left_stopped() {
     // Not the race itself, which cannot be had at will, but its end: a stop that nobody holds a guard for.
     let target = Target::busy();
-    ptrace::seize(target.tid()).unwrap();
-    ptrace::interrupt(target.tid()).unwrap();
-    strays::expect_renamed();
-    wait_until(|| {
-        strays::release();
-        tracer(target.pid()).is_none()
-    });
-    target.wait_for_progress(0);
+    for is_interrupted in [true, false] {
+        ptrace::seize(target.tid()).unwrap();
+        if is_interrupted {
+            ptrace::interrupt(target.tid()).unwrap();
+        } // else it had another number by then
+        strays::expect_renamed(target.pid(), Tid(i32::MAX));
+        assert!(strays::are_there());
+        wait_until(|| !strays::release());
+        assert_eq!(tracer(target.pid()), None);
+        target.wait_for_progress(0);
+    }
+}
+
+#[test]
+fn who_was_not_traced_when_it_executed_a_program_is_not_waited_for() {
+    let target = Target::busy();
+    strays::expect_renamed(target.pid(), target.tid());
+    assert!(!strays::are_there());
+    strays::expect_renamed(target.pid(), Tid(i32::MAX));
+    assert!(!strays::release());
 }
 
 #[test]
@@ -281,7 +295,7 @@ fn an_epoll_wait_that_stops_too_late_sees_no_eintr_either() {
         // Seized and asked to stop, and nobody has waited for it: it may have stopped by the time it is polled, or not.
         ptrace::seize(target.tid()).unwrap();
         ptrace::interrupt(target.tid()).unwrap();
-        let mut late = late_stop::LateStop::new(target.tid());
+        let mut late = late_stop::LateStop::new(target.pid(), target.tid());
         wait_until(|| late.poll());
         assert_eq!(tracer(target.pid()), None);
         target.wait_until_blocked_in(libc::SYS_epoll_wait);
@@ -294,7 +308,7 @@ fn a_late_thread_that_nobody_holds_is_taken_back() {
     // As after execve(2) in a thread, which goes on under the number of its process's first thread.
     let target = Target::busy();
     ptrace::seize(target.tid()).unwrap();
-    let Err(StopFailure::Late(mut late)) = stop(target.tid(), PATIENCE, SPIN) else {
+    let Err(StopFailure::Late(mut late)) = stop(target.pid(), target.tid(), PATIENCE, SPIN) else {
         panic!("traced by us already, and seized once more")
     };
     ptrace::interrupt(target.tid()).unwrap();
@@ -390,7 +404,7 @@ fn a_signal_held_back_is_delivered_with_its_payload() {
     target.signal(libc::SIGUSR2);
     let kind = ptrace::wait(target.tid(), 0).unwrap().unwrap();
     assert_eq!(kind, StopKind::SignalDelivery(libc::SIGUSR2));
-    let stopped = StoppedThread::new(target.tid(), kind, Instant::now());
+    let stopped = StoppedThread::new(target.pid(), target.tid(), kind, Instant::now());
     stopped.detach().unwrap();
     wait_until(|| state(&target) == ProcState::Zombie);
 }
@@ -451,7 +465,7 @@ fn a_32_bit_program_is_refused() {
         check_target(pid),
         Err(TargetError::ThirtyTwoBit { .. })
     ));
-    let stopped = stop(Tid(pid.0), PATIENCE, SPIN).unwrap();
+    let stopped = stop(pid, Tid(pid.0), PATIENCE, SPIN).unwrap();
     assert_eq!(
         stopped.registers().err(),
         Some(RegistersError::ThirtyTwoBit)

@@ -60,4 +60,4 @@ pub use stop::{StopFailure, give_way, prepare_sampling_thread, stop};
 pub use stop_kind::StopKind;
 pub use stop_watch::StopWatch;
 pub use stopped_thread::{RegistersError, StoppedRegisters, StoppedThread};
-pub use strays::release as release_strays;
+pub use strays::{are_there as are_strays, release as release_strays};

@@ -417,7 +417,7 @@ mod tests {
         let at = Avma(address_of(&value).0 + 3);
         assert_eq!(memory.read(at, &mut into), Err(ReadError::NotCopied(at)));
         let second = std::time::Duration::from_secs(1);
-        let stopped = crate::linux::stop(target.tid(), second, second).unwrap();
+        let stopped = crate::linux::stop(target.pid(), target.tid(), second, second).unwrap();
         let through = memory.through(&stopped);
         assert_eq!(memory.read(at, &mut into), Ok(29));
         assert_eq!(into[..], value[3..32]);

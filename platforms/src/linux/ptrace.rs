@@ -207,24 +207,6 @@ fn peek(tid: Tid, flags: i32) -> Result<Option<StopKind>, Errno> {
 /// How the wait status of a stop begins; see `WIFSTOPPED` of wait(2).
 const STOPPED: i32 = 0x7f;
 
-/// A thread traced by the calling thread, or a child of it, that has stopped or ended and not been waited for. It stays
-/// so: nothing is taken.
-///
-/// `__WALL` and `__WNOTHREAD` are refused by waitid(2) before Linux 4.7; there only threads that lead a process are
-/// found, and also those of other threads of ours.
-///
-/// # Errors
-/// `ECHILD` when there is nobody to wait for.
-pub(super) fn peek_any() -> Result<Option<Tid>, Errno> {
-    let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    waitid(libc::P_ALL, 0, flags | libc::__WALL | libc::__WNOTHREAD)
-        .or_else(|errno| match errno {
-            Errno::EINVAL => waitid(libc::P_ALL, 0, flags),
-            errno => Err(errno),
-        })
-        .map(|found| found.map(|(tid, ..)| tid))
-}
-
 /// Whom waitid(2) reports, with `si_code` and `si_status`.
 pub(super) fn waitid(
     kind: libc::idtype_t,

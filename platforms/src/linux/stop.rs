@@ -141,8 +141,8 @@ fn set_policy(policy: i32, priority: i32) -> Result<(), Errno> {
     Errno::result(answer).map(drop)
 }
 
-/// Seizes `tid`, interrupts it, and waits for it to stop, at most until `within` has passed. Where the kernel does not
-/// let us seize threads they are attached to: see [`StopWay`].
+/// Seizes `tid`, a thread of `pid`, interrupts it, and waits for it to stop, at most until `within` has passed. Where
+/// the kernel does not let us seize threads they are attached to: see [`StopWay`].
 ///
 /// For the first part of that, `spin`, it asks again and again rather than sleep: on another CPU a thread stops within
 /// a few microseconds, and being woken takes longer than that (measured on virtual CPUs: a cycle of 53 µs instead of
@@ -153,9 +153,14 @@ fn set_policy(policy: i32, priority: i32) -> Result<(), Errno> {
 ///
 /// # Errors
 /// See [`StopFailure`]. Except for [`StopFailure::Late`] the thread is then not traced by us.
-pub fn stop(tid: Tid, within: Duration, spin: Duration) -> Result<StoppedThread, StopFailure> {
+pub fn stop(
+    pid: Pid,
+    tid: Tid,
+    within: Duration,
+    spin: Duration,
+) -> Result<StoppedThread, StopFailure> {
     strays::release();
-    let stopped = seize_and_wait(tid, within, spin);
+    let stopped = seize_and_wait(pid, tid, within, spin);
     if stopped.is_err() {
         // Otherwise the guard does it, after the thread runs again.
         deadline::disarm();
@@ -164,6 +169,7 @@ pub fn stop(tid: Tid, within: Duration, spin: Duration) -> Result<StoppedThread,
 }
 
 fn seize_and_wait(
+    pid: Pid,
     tid: Tid,
     within: Duration,
     spin: Duration,
@@ -172,27 +178,25 @@ fn seize_and_wait(
         // The kernel may wait for one of these to be waited for before it lets us seize another.
         deadline::arm(within);
     }
-    let way = begin(tid)?;
+    let way = begin(pid, tid)?;
     let asked = Instant::now();
     if way == StopWay::Interrupt {
         // It can fail only for a thread that is being killed, which the wait reports.
         let _killed = ptrace::interrupt(tid);
     }
     match wait(tid, asked, within, spin) {
-        Ok(Some(kind)) => reported(tid, kind, asked),
-        Ok(None) => Err(StopFailure::Late(LateStop::new(tid))),
+        Ok(Some(kind)) => reported(pid, tid, kind, asked),
+        Ok(None) => Err(StopFailure::Late(LateStop::new(pid, tid))),
         Err(Errno::ECHILD) => {
-            // A thread that executes another program takes over the number of its process's first thread; the stop
-            // will be reported under that number.
-            strays::expect_renamed();
+            strays::expect_renamed(pid, tid);
             Err(StopFailure::Gone { tid })
         }
         Err(errno) => Err(StopFailure::Failed { tid, errno }),
     }
 }
 
-/// Begins to trace `tid`. Attached to, it is asked to stop at once.
-fn begin(tid: Tid) -> Result<StopWay, StopFailure> {
+/// Begins to trace `tid`, a thread of `pid`. Attached to, it is asked to stop at once.
+fn begin(pid: Pid, tid: Tid) -> Result<StopWay, StopFailure> {
     /// How often to try, where another tracer has let the thread go by the time we ask who it was.
     const TRIES: usize = 3;
     let here = Abilities::here();
@@ -213,7 +217,7 @@ fn begin(tid: Tid) -> Result<StopWay, StopFailure> {
             return Ok(way);
         };
         tries.next();
-        match refused(tid, errno) {
+        match refused(pid, tid, errno) {
             StopFailure::Denied { .. } if !tries.is_empty() => {}
             failure => return Err(failure),
         }
@@ -261,28 +265,33 @@ fn wait_until(tid: Tid, end: Instant, timer: bool) -> Result<Option<StopKind>, E
     }
 }
 
-fn reported(tid: Tid, kind: StopKind, asked: Instant) -> Result<StoppedThread, StopFailure> {
+fn reported(
+    pid: Pid,
+    tid: Tid,
+    kind: StopKind,
+    asked: Instant,
+) -> Result<StoppedThread, StopFailure> {
     match kind.exit_status() {
-        None => Ok(StoppedThread::new(tid, kind, asked)),
+        None => Ok(StoppedThread::new(pid, tid, kind, asked)),
         Some(status) => Err(StopFailure::Exited { tid, status }),
     }
 }
 
 /// Why PTRACE_SEIZE or PTRACE_ATTACH said `errno`. `EPERM` has many meanings (ptrace(2)), one of which is a thread on its
 /// way out.
-fn refused(tid: Tid, errno: Errno) -> StopFailure {
+fn refused(pid: Pid, tid: Tid, errno: Errno) -> StopFailure {
     match errno {
         Errno::ESRCH => StopFailure::Gone { tid },
         Errno::EINTR => StopFailure::Executing { tid },
         Errno::EPERM | Errno::EACCES => {
-            let process = Pid(tid.0);
-            match stat::read(process).map(|stat| stat.state) {
+            let thread = Pid(tid.0);
+            match stat::read(thread).map(|stat| stat.state) {
                 Err(_) | Ok(ProcState::Zombie | ProcState::Dead) => StopFailure::Gone { tid },
-                Ok(_) => match status::read(process).map(|status| status.tracer) {
+                Ok(_) => match status::read(thread).map(|status| status.tracer) {
                     Ok(Some(Tid(tracer))) if tracer == nix::unistd::gettid().as_raw() => {
                         // Renamed by execve(2), or forgotten by whoever held it.
                         strays::reclaim(tid);
-                        StopFailure::Late(LateStop::new(tid))
+                        StopFailure::Late(LateStop::new(pid, tid))
                     }
                     Ok(Some(tracer)) => StopFailure::AlreadyTraced { tid, tracer },
                     Ok(None) | Err(_) => StopFailure::Denied { tid, errno },

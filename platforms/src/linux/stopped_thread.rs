@@ -9,7 +9,7 @@ use sampler_unwind::Registers;
 use super::registers::{self, RawRegisters};
 use super::stop_kind::StopKind;
 use super::{deadline, ptrace, strays};
-use crate::Tid;
+use crate::{Pid, Tid};
 
 /// A thread that stands still for as long as this value lives.
 ///
@@ -17,6 +17,7 @@ use crate::Tid;
 #[derive(Debug)]
 #[must_use = "dropping it detaches and lets the thread run"]
 pub struct StoppedThread {
+    pid: Pid,
     tid: Tid,
     kind: StopKind,
     /// When it was asked to stop.
@@ -57,9 +58,11 @@ pub enum RegistersError {
 }
 
 impl StoppedThread {
-    /// `tid` has been seized by this thread, and a wait has reported that it stands in a stop of `kind`.
-    pub(super) fn new(tid: Tid, kind: StopKind, asked: Instant) -> Self {
+    /// `tid`, a thread of `pid`, has been seized by this thread, and a wait has reported that it stands in a stop of
+    /// `kind`.
+    pub(super) fn new(pid: Pid, tid: Tid, kind: StopKind, asked: Instant) -> Self {
         Self {
+            pid,
             tid,
             kind,
             asked,
@@ -138,7 +141,7 @@ impl StoppedThread {
         let answer = answer.map(|()| self.asked.elapsed());
         if answer.is_err() {
             // Killed while it stood. Until its tracer has waited for it, nobody else hears of its end.
-            strays::adopt(self.tid);
+            strays::adopt(self.pid, self.tid);
         }
         deadline::disarm();
         answer

@@ -115,12 +115,12 @@ fn count_of_list(list: &str) -> Option<usize> {
     })
 }
 
-/// Stops `tid`, a thread of a process of our own, reads its registers and lets it go.
+/// Stops the first thread of `pid`, a process of our own, reads its registers and lets it go.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn try_stop(tid: Tid) -> Result<(), Errno> {
-    let stopped = match stop(tid, STOP_WITHIN, Duration::ZERO) {
+pub fn try_stop(pid: Pid) -> Result<(), Errno> {
+    let stopped = match stop(pid, Tid(pid.0), STOP_WITHIN, Duration::ZERO) {
         Ok(stopped) => stopped,
         Err(StopFailure::Denied { errno, .. } | StopFailure::Failed { errno, .. }) => {
             return Err(errno);
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_process_of_ours_can_be_stopped_and_read() {
         let target = Target::pausing();
-        try_stop(Tid(target.pid().0)).unwrap();
+        try_stop(target.pid()).unwrap();
         let mappings = maps::read(target.pid()).unwrap();
         let readable = mappings.iter().find(|mapping| mapping.readable).unwrap();
         try_read_by_call(target.pid(), readable.range.start).unwrap();

@@ -6,6 +6,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -78,7 +79,10 @@ pub fn open(pid: Pid, mapping: &Mapping) -> Result<TargetFile, TargetFileError> 
     let path = mapping.path().ok_or(TargetFileError::NoFile)?;
     let (start, end) = (mapping.range.start.0, mapping.range.end.0);
     let link = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
-    if let Ok(file) = open_if(link.as_ref(), |_| Some(Identity::Certain)) {
+    // Another file may be mapped in that place by now.
+    if let Ok(file) = open_if(link.as_ref(), |_| Some(Identity::Certain))
+        && is_named_as(&file.file, mapping)
+    {
         return Ok(file);
     }
     let by_path = rooted_file::find(pid, path).map_err(Refusal::from);
@@ -88,6 +92,21 @@ pub fn open(pid: Pid, mapping: &Mapping) -> Result<TargetFile, TargetFileError> 
         open_if(executable.as_ref(), |file| identity(file, mapping))
             .map_err(|_| refusal.about(path))
     })
+}
+
+/// Whether the kernel calls `file` as it does what `mapping` maps: `/proc/self/fd` and `/proc/PID/maps` show names in the
+/// same way, those of other mount namespaces too. The directories can have been renamed since.
+fn is_named_as(file: &File, mapping: &Mapping) -> bool {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let last = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        name.strip_suffix(b" (deleted)").unwrap_or(name).to_vec()
+    };
+    match (std::fs::read_link(link), mapping.name.as_deref()) {
+        (Ok(found), Some(name)) => last(&found) == last(name),
+        // What cannot be asked is as it was said.
+        _ => true,
+    }
 }
 
 /// Opens `path` for reading if it is a regular file.
@@ -219,6 +238,23 @@ mod tests {
             found.file.read_exact_at(&mut magic, 0).unwrap();
             assert_eq!(&magic, b"\x7fELF");
         }
+    }
+
+    #[test]
+    fn what_lies_there_now_is_not_taken_for_what_did() {
+        let path = std::env::current_exe().unwrap();
+        let library = maps::read(own_pid()).unwrap().into_iter().find(|mapping| {
+            let name = mapping.path().and_then(Path::file_name);
+            name.is_some_and(|name| name.as_bytes().starts_with(b"libc.so"))
+        });
+        let library = library.unwrap();
+        assert!(open(own_pid(), &library).is_ok());
+        // The kernel's link leads to the library; the path, and our program, to what has not that number.
+        let another = Mapping {
+            name: Some(path),
+            ..library
+        };
+        assert!(open(own_pid(), &another).is_err());
     }
 
     #[test]

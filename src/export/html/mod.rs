@@ -29,6 +29,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/timeline.js"),
     include_str!("page/tables.js"),
     include_str!("page/details.js"),
+    include_str!("page/live.js"),
     include_str!("page/app.js"),
 );
 
@@ -37,18 +38,41 @@ const SCRIPT: &str = concat!(
 /// # Errors
 /// When `out` cannot be written.
 pub fn write(profile: &ResolvedProfile, weight: Weight, out: &mut impl Write) -> io::Result<()> {
-    let mut compressed = DeflateEncoder::new(Vec::new(), Compression::new(COMPRESSION));
+    write_page(&pack(profile, weight, COMPRESSION)?, None, out)
+}
+
+/// `profile` as the page reads it: compressed (1, quick, to 9, small) and in base64. It shows `weight` at first.
+///
+/// # Errors
+/// When the profile has more names than a page can hold.
+pub fn pack(profile: &ResolvedProfile, weight: Weight, compression: u32) -> io::Result<String> {
+    let mut compressed = DeflateEncoder::new(Vec::new(), Compression::new(compression));
     payload::write(profile, weight, &mut compressed)?;
-    let compressed = compressed.finish()?;
+    Ok(BASE64.encode(compressed.finish()?))
+}
+
+/// Writes the page with a profile that was packed. Of one that is `served`, this is the state of that number, and the
+/// page asks where it came from for those after it; that is all that it may load.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn write_page(packed: &str, served: Option<u64>, out: &mut impl Write) -> io::Result<()> {
+    let (live, connect) = match served {
+        Some(state) => (format!(" data-live=\"{state}\""), "; connect-src 'self'"),
+        None => (String::new(), ""),
+    };
+    let (style_hash, script_hash) = (hash(STYLE), hash(SCRIPT));
     let parts = [
-        ("{style-hash}", hash(STYLE)),
-        ("{script-hash}", hash(SCRIPT)),
-        ("{style}", STYLE.to_owned()),
-        ("{profile}", BASE64.encode(compressed)),
-        ("{script}", SCRIPT.to_owned()),
+        ("{live}", live.as_str()),
+        ("{style-hash}", &style_hash),
+        ("{script-hash}", &script_hash),
+        ("{connect}", connect),
+        ("{style}", STYLE),
+        ("{profile}", packed),
+        ("{script}", SCRIPT),
     ];
     let mut rest = PAGE;
-    for (mark, part) in &parts {
+    for (mark, part) in parts {
         let (before, after) = rest.split_once(mark).unwrap_or((rest, ""));
         out.write_all(before.as_bytes())?;
         out.write_all(part.as_bytes())?;
@@ -57,7 +81,7 @@ pub fn write(profile: &ResolvedProfile, weight: Weight, out: &mut impl Write) ->
     out.write_all(rest.as_bytes())
 }
 
-/// Of 1 to 9: the next ones take several times as long for a few percent.
+/// For a file. Of 1 to 9: the next ones take several times as long for a few percent.
 const COMPRESSION: u32 = 6;
 
 /// As a Content-Security-Policy names what may be executed.

@@ -40,6 +40,8 @@ fn a_page_has_all_its_parts() {
         "{style}",
         "{script}",
         "{profile}",
+        "{live}",
+        "{connect}",
         "{style-hash}",
         "{script-hash}",
     ];
@@ -90,6 +92,18 @@ fn it_may_execute_its_own_script_and_load_nothing() {
     ] {
         assert!(!page.contains(outside), "{outside}");
     }
+}
+
+#[test]
+fn one_that_is_served_may_ask_where_it_came_from() {
+    let packed = pack(&example::profile(), Weight::Wall, 1).expect("it is packed");
+    let page = example::written(|out| write_page(&packed, Some(7), out));
+    let policy = between(&page, "content=\"default-src", "\"");
+    assert!(policy.ends_with("; connect-src 'self'"), "{policy}");
+    assert!(page.contains("data-live=\"7\""));
+    assert_eq!(head(&page).0["weight"], "wall");
+    let file = self::page(&example::profile());
+    assert!(!file.contains("connect-src 'self'") && !file.contains("data-live="));
 }
 
 #[test]

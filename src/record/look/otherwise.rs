@@ -55,6 +55,7 @@ impl Looker {
         let registers = Registers::unknown(Arch::NATIVE);
         let until = Some(Instant::now() + self.pause_max);
         self.capture(process, interpreters, thread, registers, until);
+        thread.expected.learn(&self.volatile);
         self.walk_again(process, interpreters, thread);
         costs.read_unstopped();
         Ok(from_afar(ThreadState::Running, FrameKey::NotStopped, sched))

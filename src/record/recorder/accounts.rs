@@ -10,8 +10,20 @@ use crate::profile::{
 
 impl<S: SampleSink> Recorder<'_, S> {
     /// Hands on an observation of a thread of a process.
-    pub(super) fn emit(&mut self, index: usize, observation: Observation) -> Result<(), S::Error> {
-        self.processes[index].observed_cpu_ns += observation.weights.cpu_ns;
+    pub(super) fn emit(
+        &mut self,
+        index: usize,
+        mut observation: Observation,
+    ) -> Result<(), S::Error> {
+        let process = &mut self.processes[index];
+        let weights = &mut observation.weights;
+        let cpu_ns = process.not_observed(weights.cpu_ns);
+        if cpu_ns < weights.cpu_ns {
+            // The accounts of another thread until now.
+            weights.cpu_ns = cpu_ns;
+            weights.run_queue_ns = weights.run_queue_ns.min(weights.wall_ns);
+        }
+        process.cpu.observe(weights.cpu_ns);
         self.emit_for_nobody(observation)
     }
 

@@ -78,7 +78,7 @@ impl<S: SampleSink> Recorder<'_, S> {
 
     /// Looks at the threads of one process; `false` if some of them were left to the next tick.
     pub(super) fn tick_process(&mut self, index: usize) -> Result<bool, S::Error> {
-        self.target_cpu_ns += self.processes[index].read_cpu_clock_if_due(self.tick_ns);
+        self.target_cpu_ns += self.processes[index].cpu.read_if_due(self.tick_ns);
         let clock_ns = clock::monotonic_ns();
         (self.passed_over_cpu_ns, self.unsure_cpu_ns) = (0, 0);
         let mut left = self.processes[index].threads.len();

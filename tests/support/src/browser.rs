@@ -1,12 +1,13 @@
 //! A real browser without a window: Debian's chromium, told what to do in its own protocol (DevTools) over a pipe.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::fixture::fixtures_dir;
 use crate::need::need;
 use crate::target::pid_of;
 use crate::watchdog::Watchdog;
@@ -17,7 +18,7 @@ const WINDOW: (u32, u32) = (1400, 900);
 /// The protocol goes through descriptors 3 and 4: here they are those that a child can be given without ado.
 const PIPED: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null"#;
 
-/// A browser with one page, and no network to any host; killed on drop.
+/// A browser with one page, and no network to any host but 127.0.0.1; killed on drop.
 #[derive(Debug)]
 pub struct Browser {
     child: Child,
@@ -54,7 +55,7 @@ impl Browser {
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-sync",
-                "--host-resolver-rules=MAP * ~NOTFOUND",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             ])
             .arg(format!("--window-size={},{}", WINDOW.0, WINDOW.1))
             .arg(format!("--user-data-dir={}", folder.path().display()))
@@ -99,11 +100,22 @@ impl Browser {
     /// Opens a file and waits until it is loaded and `ready`, an expression of its script, is true.
     #[track_caller]
     pub fn open(&mut self, path: &Path, ready: &str) {
-        let url = format!("file://{}", path.display());
+        self.open_with(path, "", ready);
+    }
+
+    /// The same, with what stands behind the path: `?query#fragment`.
+    #[track_caller]
+    pub fn open_with(&mut self, path: &Path, behind: &str, ready: &str) {
+        self.open_url(&format!("file://{}{behind}", path.display()), ready);
+    }
+
+    /// The same of what is at this URL, of a file or a server of this machine.
+    #[track_caller]
+    pub fn open_url(&mut self, url: &str, ready: &str) {
         self.requests.clear();
         self.call("Page.navigate", &json!({ "url": url }));
         let wait = format!(
-            "new Promise((done) => {{ const look = () => location.protocol === 'file:' && ({ready}) \
+            "new Promise((done) => {{ const look = () => location.protocol !== 'about:' && ({ready}) \
              ? done(true) : setTimeout(look, 10); look(); }})"
         );
         let options = json!({ "expression": wait, "awaitPromise": true });
@@ -246,6 +258,8 @@ impl Browser {
             "Runtime.consoleAPICalled" if parameters["type"] == "error" => {
                 self.faults.push(parameters["args"].to_string());
             }
+            // It would wait for an answer for ever.
+            "Page.javascriptDialogOpening" => panic!("the page says: {}", parameters["message"]),
             "Log.entryAdded" if parameters["entry"]["level"] == "error" => {
                 self.faults.push(parameters["entry"].to_string());
             }
@@ -255,6 +269,21 @@ impl Browser {
             _ => {}
         }
     }
+}
+
+/// The page of speedscope, as it is published.
+///
+/// # Panics
+/// When it is not there, with what gets it.
+#[track_caller]
+pub fn need_speedscope() -> PathBuf {
+    let page = fixtures_dir().join("speedscope-1.25.0/dist/release/index.html");
+    assert!(
+        page.exists(),
+        "this test needs {}, from npm's speedscope@1.25.0: run tests/run",
+        page.display()
+    );
+    page
 }
 
 impl Drop for Browser {

@@ -17,7 +17,7 @@ mod target;
 mod watchdog;
 
 pub use bare_cycle::{STACK_BYTES, bare_cycle};
-pub use browser::Browser;
+pub use browser::{Browser, need_speedscope};
 pub use dump::{Dump, DumpFrame, Group};
 pub use fixture::{RECIPES, Recipe, Tool, fixture, fixtures_dir, repository};
 pub use luajit::{LuaJit, need_lupa, never_were};

@@ -130,7 +130,8 @@ impl Sampler {
         }
     }
 
-    /// Starts `sampler record` on a running process and waits until the recording has begun.
+    /// Starts `sampler record` on a running process and waits until it begins to write: see
+    /// [`Running::until_first_sample`].
     #[track_caller]
     pub fn attach(&self, pid: i32, options: &[&str]) -> Running {
         let pid = pid.to_string();
@@ -236,6 +237,17 @@ impl Running {
     pub fn until_recording(&self) {
         let partial = self.folder.join("sampler.data.partial");
         self.until_file(|| partial.exists());
+    }
+
+    /// Waits until the first sample is written: what the target uses from then on is part of the recording.
+    ///
+    /// # Panics
+    /// When it ends before that.
+    #[track_caller]
+    pub fn until_first_sample(&self) {
+        /// More than what is written before it.
+        const START_BYTES: u64 = 600;
+        self.until_recorded(START_BYTES);
     }
 
     /// Waits until `sampler.data.partial` has at least so many bytes.

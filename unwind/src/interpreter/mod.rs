@@ -43,7 +43,7 @@ pub use frames::{
     Function, FunctionKind, InterpretedFrame, Language, Languages, LinePrecision, Lost, Segment,
     Segments,
 };
-pub use volatile::{VolatileBuffer, VolatileCopy};
+pub use volatile::{Expected, VolatileBuffer, VolatileCopy};
 
 /// All runtimes there are.
 pub static RUNTIMES: &[&dyn Runtime] = &[&luajit::LuaJit, &lua::PucLua, &python::CPython];

@@ -32,21 +32,29 @@ impl Stretches {
         self.sorted.extend(objects);
         self.sorted.sort_unstable();
         for &at in &self.sorted {
-            let is_full = self.regions.len() >= STRETCHES_MAX;
-            let last = self.regions.last_mut();
-            let last = last.map(|(start, length)| (at.0.saturating_sub(start.0), length));
-            match last {
-                Some((before, length))
-                    if before <= *length as u64 + GAP_MAX && before < STRETCH_BYTES_MAX =>
-                {
-                    let end = usize::try_from(before).unwrap_or(0) + bytes;
-                    *length = end.max(*length);
-                }
-                _ if is_full => break,
-                _ => self.regions.push((at, bytes)),
+            let next = (at, bytes);
+            if self.regions.last_mut().is_some_and(|last| join(last, next)) {
+                continue;
             }
+            if self.regions.len() >= STRETCHES_MAX {
+                break;
+            }
+            self.regions.push(next);
         }
     }
+}
+
+/// Makes `before` reach over `next`, which does not begin before it, if little lies between and the whole is not too
+/// long. Says whether it did.
+pub(super) fn join(before: &mut (Avma, usize), next: (Avma, usize)) -> bool {
+    let (start, length) = before;
+    let skip = next.0.0.saturating_sub(start.0);
+    let is_close = skip <= *length as u64 + GAP_MAX && skip < STRETCH_BYTES_MAX;
+    if is_close {
+        let end = usize::try_from(skip).unwrap_or(0) + next.1;
+        *length = end.max(*length);
+    }
+    is_close
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::stretches::join;
 use crate::address::Avma;
 use crate::memory::{MemoryReader, ReadError, SliceMemory};
 
@@ -16,6 +17,12 @@ const REGIONS_MAX: usize = 160;
 /// Calls into the kernel for one sample, at most, each of about a microsecond.
 const READS_MAX: usize = 32;
 
+/// How many regions one call copies.
+const AT_ONCE: usize = 8;
+
+/// How many regions are copied beforehand.
+const EXPECTED_MAX: usize = 2 * AT_ONCE;
+
 /// How much is copied of one region in one call, in bytes: some 12 µs. Before more is, it is asked whether there is time.
 const PIECE_BYTES: usize = 128 << 10;
 
@@ -24,7 +31,12 @@ const PIECE_BYTES: usize = 128 << 10;
 pub struct VolatileBuffer {
     bytes: Vec<u8>,
     used: usize,
+    /// What was asked for and is there.
     regions: Vec<(Avma, Range<usize>)>,
+    /// What was copied beforehand.
+    expected: Vec<(Avma, Range<usize>)>,
+    /// What interpreters asked for: where, and how many bytes.
+    wanted: Vec<(Avma, usize)>,
     reads: usize,
 }
 
@@ -34,6 +46,8 @@ impl Default for VolatileBuffer {
             bytes: vec![1; BYTES_MAX],
             used: 0,
             regions: Vec::with_capacity(REGIONS_MAX),
+            expected: Vec::with_capacity(EXPECTED_MAX),
+            wanted: Vec::with_capacity(REGIONS_MAX),
             reads: 0,
         }
     }
@@ -44,7 +58,31 @@ impl VolatileBuffer {
     pub fn clear(&mut self) {
         self.used = 0;
         self.regions.clear();
+        self.expected.clear();
+        self.wanted.clear();
         self.reads = 0;
+    }
+
+    /// Whether there is room for one region more.
+    fn has_room(&self) -> bool {
+        self.regions.len() < REGIONS_MAX
+    }
+
+    /// Takes what was copied beforehand for the `bytes` bytes at `at`, if all of them were.
+    fn take_expected(&mut self, at: Avma, bytes: usize) -> bool {
+        let found = self.expected.iter().find_map(|(start, range)| {
+            let skip = usize::try_from(at.0.checked_sub(start.0)?).ok()?;
+            let from = range.start.checked_add(skip)?;
+            let to = from.checked_add(bytes)?;
+            (to <= range.end).then_some(from..to)
+        });
+        match found.filter(|_| self.has_room()) {
+            Some(range) => {
+                self.regions.push((at, range));
+                true
+            }
+            None => false,
+        }
     }
 
     /// What was copied from `at` on, up to the end of its region.
@@ -65,6 +103,49 @@ impl MemoryReader for VolatileBuffer {
         let bytes = self.slice_at(at).ok_or(ReadError::NotCopied(at))?;
         SliceMemory::new(at, bytes).read(at, into)
     }
+}
+
+/// What is likely to be asked for at the next sample of a thread, because it was at the last two.
+///
+/// Only where is remembered, and never what: all is read anew while the thread stands still, and what is not asked for
+/// then is not used.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// In the order of their addresses, those that lie close to each other as one.
+    regions: Vec<(Avma, usize)>,
+    /// What was asked for at the last sample.
+    last: Vec<(Avma, usize)>,
+}
+
+impl Expected {
+    /// Takes notice of what was asked for while `buffer` was filled.
+    pub fn learn(&mut self, buffer: &VolatileBuffer) {
+        let last = &self.last;
+        let is_again = |at: Avma| last.iter().any(|(known, _)| *known == at);
+        let wanted = buffer.wanted.iter().filter(|(at, _)| is_again(*at));
+        self.regions.clear();
+        self.regions
+            .extend(wanted.filter_map(|&(at, bytes)| with_room(at, bytes)));
+        self.regions.sort_unstable();
+        self.regions.dedup_by(|next, before| join(before, *next));
+        self.regions.truncate(EXPECTED_MAX);
+        self.last.clear();
+        self.last.extend_from_slice(&buffer.wanted);
+    }
+}
+
+/// A stack may have grown by the next sample: so much more of it is expected, unless a page ends before that. Nothing
+/// where it is large already, and one call more costs little beside that.
+fn with_room(at: Avma, bytes: usize) -> Option<(Avma, usize)> {
+    const LARGE_BYTES: usize = 16 << 10;
+    const ROOM_BYTES: usize = 256;
+    const PAGE_BYTES: u64 = 4096;
+    if bytes == 0 || bytes > LARGE_BYTES {
+        return None;
+    }
+    let end = at.checked_add(bytes as u64)?.0;
+    let to_page_end = usize::try_from(end.next_multiple_of(PAGE_BYTES) - end).ok()?;
+    Some((at, bytes + ROOM_BYTES.min(to_page_end)))
 }
 
 /// Copies volatile words of one thread into a [`VolatileBuffer`], within bounds. Allocates nothing.
@@ -110,26 +191,47 @@ impl<'a> VolatileCopy<'a> {
         self.stack
     }
 
-    /// Copies `bytes` bytes from `at` on with one call into the kernel, and gives what is there: fewer where the mapping
-    /// ends or the bounds are reached, none where nothing can be read.
+    /// Copies what the last samples of this thread asked for, all at once: most of it is where it was, and what leads
+    /// there need not be read first. To be called before anything else.
+    pub fn expect(&mut self, expected: &Expected) {
+        self.read(&expected.regions);
+        let buffer = &mut *self.buffer;
+        buffer.expected.append(&mut buffer.regions);
+    }
+
+    /// Copies `bytes` bytes from `at` on with at most one call into the kernel, and gives what is there: fewer where the
+    /// mapping ends or the bounds are reached, none where nothing can be read.
     pub fn copy(&mut self, at: Avma, bytes: usize) -> &[u8] {
-        let before = self.buffer.regions.len();
         self.copy_all(&[(at, bytes)]);
-        let range = self
-            .buffer
-            .regions
-            .get(before)
-            .map(|(_, range)| range.clone());
-        range
-            .and_then(|range| self.buffer.bytes.get(range))
-            .unwrap_or_default()
+        let copied = self.buffer.slice_at(at).unwrap_or_default();
+        copied.get(..bytes).unwrap_or(copied)
     }
 
     /// Copies several regions, with as few calls as the reader can. What was copied is then in [`VolatileCopy::word`]
     /// and, after the stop, in the memory given to `walk`.
     pub fn copy_all(&mut self, wanted: &[(Avma, usize)]) {
-        /// As many as one call takes.
-        const AT_ONCE: usize = 8;
+        let mut missing = [(Avma(0), 0); AT_ONCE];
+        let mut count = 0;
+        for &(at, bytes) in wanted {
+            if self.buffer.wanted.len() < REGIONS_MAX {
+                self.buffer.wanted.push((at, bytes));
+            }
+            if bytes > 0 && self.buffer.take_expected(at, bytes) {
+                continue;
+            }
+            if let Some(free) = missing.get_mut(count) {
+                *free = (at, bytes);
+                count += 1;
+            }
+            if count == AT_ONCE {
+                self.read(&missing);
+                count = 0;
+            }
+        }
+        self.read(missing.get(..count).unwrap_or_default());
+    }
+
+    fn read(&mut self, wanted: &[(Avma, usize)]) {
         for wanted in wanted.chunks(AT_ONCE) {
             let room = REGIONS_MAX - self.buffer.regions.len();
             if room < wanted.len() || !self.may_read() {
@@ -243,6 +345,64 @@ mod tests {
         assert_eq!(buffer.slice_at(Avma(0x1010)), None);
     }
 
+    /// What is asked for in a sample, and by how many calls it was read.
+    fn sample(
+        live: &dyn MemoryReader,
+        expected: &mut Expected,
+        wanted: &[(u64, usize)],
+    ) -> (VolatileBuffer, usize) {
+        let mut buffer = VolatileBuffer::default();
+        let mut copy = VolatileCopy::new(&mut buffer, live, live);
+        copy.expect(expected);
+        for &(at, bytes) in wanted {
+            assert_eq!(copy.copy(Avma(at), bytes).len(), bytes);
+        }
+        expected.learn(&buffer);
+        let reads = buffer.reads;
+        (buffer, reads)
+    }
+
+    #[test]
+    fn what_was_asked_for_twice_is_copied_at_once() {
+        let live: Vec<u8> = (0..=255).cycle().take(0x10000).collect();
+        let live = SliceMemory::new(Avma(0), &live);
+        let mut expected = Expected::default();
+        let chain = [(0x1000, 64), (0x5000, 104), (0x5100, 40), (0x9000, 800)];
+        assert_eq!(sample(&live, &mut expected, &chain).1, 4);
+        assert_eq!(sample(&live, &mut expected, &chain).1, 4);
+        // A stack that has grown a little is the same; an object elsewhere is one call more, and one that is not asked
+        // for any more is not copied for long.
+        let grown = [(0x1000, 64), (0x5000, 104), (0x5100, 40), (0x9000, 900)];
+        assert_eq!(sample(&live, &mut expected, &grown).1, 1);
+        let moved = [(0x1000, 64), (0x7008, 104), (0x5100, 40)];
+        let (buffer, reads) = sample(&live, &mut expected, &moved);
+        assert_eq!(reads, 2);
+        assert_eq!(buffer.slice_at(Avma(0x7009)).map(|bytes| bytes[0]), Some(9));
+        assert_eq!(expected.regions, [(Avma(0x1000), 320), (Avma(0x5100), 296)]);
+        // What nobody has asked for is not there, though it was copied.
+        assert_eq!(buffer.slice_at(Avma(0x9000)), None);
+        assert_eq!(buffer.slice_at(Avma(0x5100 + 40)), None);
+    }
+
+    #[test]
+    fn only_so_much_is_expected() {
+        let live = vec![0; 1 << 20];
+        let live = SliceMemory::new(Avma(0), &live);
+        let mut expected = Expected::default();
+        let far: Vec<(u64, usize)> = (0..READS_MAX as u64).map(|at| (at << 14, 8)).collect();
+        sample(&live, &mut expected, &far);
+        sample(&live, &mut expected, &far[..8]);
+        sample(&live, &mut expected, &[(0, BYTES_MAX / 4)]);
+        assert_eq!(expected.regions, []);
+        sample(&live, &mut expected, &far);
+        sample(&live, &mut expected, &far[..READS_MAX - 2]);
+        assert_eq!(expected.regions.len(), EXPECTED_MAX);
+        // At the end of the address space, and of a page.
+        assert_eq!(with_room(Avma(u64::MAX - 8), 16), None);
+        assert_eq!(with_room(Avma(0x1ff0), 16), Some((Avma(0x1ff0), 16)));
+        assert_eq!(with_room(Avma(0x1fe0), 16), Some((Avma(0x1fe0), 32)));
+    }
+
     #[test]
     fn there_is_an_end_to_what_is_copied() {
         let live = vec![0; BYTES_MAX * 2];
@@ -270,7 +430,7 @@ mod tests {
         assert_eq!(copy.slice_at(Avma(0)).len(), 2 * PIECE_BYTES);
         // What was copied last is found first.
         assert_eq!(copy.slice_at(Avma(0x100)).len(), 16);
-        assert!(copy.copy(Avma(0x200), 8).is_empty());
+        assert!(copy.copy(Avma(BYTES_MAX as u64 - 64), 8).is_empty());
         assert!(copy.is_full());
         let bytes = buffer.slice_at(Avma(PIECE_BYTES as u64 + 5));
         assert_eq!(bytes.and_then(|bytes| bytes.first()), Some(&5));

@@ -37,6 +37,34 @@ class App {
     WEIGHTS.forEach(({ name }, at) => setTimeout(() => this.sumsOf(name), 300 + 100 * at));
   }
 
+  /** Shows another state of the same recording; what the reader has chosen stays as it is. */
+  replace(profile) {
+    const { profile: before, grouping, group, selection, timeline } = this;
+    const followsFilter = timeline.isFiltered && selection.threads.size === timeline.shown.length;
+    this.profile = profile;
+    this.cache.clear();
+    this.group = group === null ? null : (sameGroups(grouping, this.grouping, [group])[0] ?? null);
+    this.selection = this.selectionIn(before, profile);
+    if (before.threads.length === 0) this.fitTimes();
+    this.makeHead();
+    timeline.show(profile);
+    if (followsFilter) this.selection.threads = new Set(timeline.shown);
+    this.update();
+    timeline.draw();
+  }
+
+  /** What is selected of one profile, in a later one: the same threads, and the same time or still all of it. */
+  selectionIn(before, after) {
+    const { threads, from, until, lock } = this.selection;
+    const chosen = new Set([...threads].map((at) => threadKey(before.threads[at])));
+    const same = after.threads.map((_, at) => at).filter((at) => chosen.has(threadKey(after.threads[at])));
+    const isWhole = from === 0 && until === before.parts;
+    const scale = before.partUs / after.partUs;
+    const start = isWhole ? 0 : Math.min(after.parts - 1, Math.floor(from * scale));
+    const end = isWhole ? after.parts : Math.min(after.parts, Math.max(start + 1, Math.ceil(until * scale)));
+    return { threads: new Set(same), from: start, until: end, lock };
+  }
+
   get grouping() {
     return this.profile.groupings[this.by];
   }
@@ -71,7 +99,9 @@ class App {
         ? `${processes} processes`
         : threads.length > 0
           ? `${threads[0].command_line}`
-          : "an empty recording";
+          : document.documentElement.dataset.live !== undefined
+            ? "nothing recorded yet"
+            : "an empty recording";
     byId("title").textContent = title;
     byId("title").title = title;
     document.title = `${title} · sampler`;
@@ -81,7 +111,7 @@ class App {
     const recorded = `${count(samples)} samples in ${time(wall_ns / 1e3)} at ${rate_hz.toFixed(1)} Hz`;
     byId("subtitle").textContent = `${pid}${many}, ${recorded}`;
     byId("lock-label").hidden = !this.profile.hasLock;
-    if (head.notes.length > 0) byId("about-open").textContent = `About (${head.notes.length})`;
+    byId("about-open").textContent = head.notes.length > 0 ? `About (${head.notes.length})` : "About";
   }
 
   makeControls() {
@@ -145,6 +175,11 @@ class App {
       byId("times").style.height = `${Math.min(innerHeight - 250, Math.max(74, height))}px`;
     });
     split.addEventListener("pointerup", () => (start = null));
+    this.fitTimes();
+  }
+
+  /** As high as the lanes are, if they are few. */
+  fitTimes() {
     const lanes = Math.min(9, Math.max(1, this.profile.threads.length));
     byId("times").style.height = `${46 + 28 + lanes * LANE_PX + 2}px`;
   }
@@ -301,7 +336,9 @@ class App {
   }
 
   draw() {
-    for (const { view } of this.views.values()) (view.forgetColours ?? view.draw).call(view);
+    // Those that are not seen are brought up to date before they are.
+    const view = this.views.get(this.tab)?.view;
+    if (view) (view.forgetColours ?? view.draw).call(view);
   }
 
   showSelection() {
@@ -474,6 +511,7 @@ class App {
     else if (event.key === "t") this.setTheme(!this.isDark);
     else if (event.key === "?") this.showHelp();
     else if (event.key === "x") this.clear();
+    else if (event.key === "p") this.live?.pause();
     else if (event.key === "Backspace" || event.key === "Escape") this.view.zoomOut?.();
     else if (event.key.startsWith("Arrow") && event.target === document.body) this.focusView();
     else return;
@@ -494,6 +532,7 @@ class App {
       ["click", "on a thread: it alone; with Ctrl one more, with Shift all between"],
       ["x", "show all threads and times"],
       ["t", "light or dark"],
+      ...(this.live ? [["p", "pause: what is shown stays as it is"]] : []),
     ];
     this.open(
       "help",
@@ -555,7 +594,10 @@ class App {
 }
 
 try {
-  window.report = new App(await readProfile());
+  const app = new App(await readProfile(byId("profile").textContent));
+  const { live } = document.documentElement.dataset;
+  app.live = live === undefined ? null : new Live(app, live);
+  window.report = app;
 } catch (error) {
   byId("title").textContent = "This report cannot be shown";
   byId("subtitle").textContent = `${error}; it needs a browser of 2023 or newer`;

@@ -111,9 +111,13 @@ class Flame {
   /** Shows a tree; what was zoomed to stays zoomed to as far as it is there. */
   show(tree) {
     const groups = (box) =>
-      box === null || this.tree === null || this.tree.grouping !== tree.grouping
+      box === null || this.tree === null
         ? []
-        : box.path().map((box) => box.group);
+        : sameGroups(
+            this.tree.grouping,
+            tree.grouping,
+            box.path().map((box) => box.group),
+          );
     const [focus, cursor] = [groups(this.focus), groups(this.cursor)];
     const isFirst = this.tree === null;
     this.tree = tree;

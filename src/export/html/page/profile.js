@@ -1,11 +1,11 @@
 // The profile as it stands in the page (its layout: src/export/html/payload.rs), and what is added up of it.
 
-/** Reads the profile out of the page. */
-async function readProfile() {
-  const text = atob(byId("profile").textContent);
-  const packed = new Uint8Array(text.length);
-  for (let at = 0; at < text.length; at++) packed[at] = text.charCodeAt(at);
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+/** Reads a profile as it stands in the page. */
+async function readProfile(packed) {
+  const text = atob(packed);
+  const compressed = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at++) compressed[at] = text.charCodeAt(at);
+  const stream = new Blob([compressed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
   const headBytes = new DataView(bytes.buffer).getUint32(0, true);
   const head = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + headBytes)));
@@ -87,9 +87,9 @@ class Profile {
     this.hasLock = this.sliceLock.includes(1);
     this.firstSlice = this.findThreads();
     this.groupings = {
-      function: this.group(functionKey),
-      line: { ...this.group(lineKey), showsLines: true },
-      module: { ...this.group(moduleKey), merges: true },
+      function: { ...this.group(functionKey), by: "function" },
+      line: { ...this.group(lineKey), by: "line", showsLines: true },
+      module: { ...this.group(moduleKey), by: "module", merges: true },
     };
     this.childStarts = null;
     this.indexChildren();
@@ -135,7 +135,7 @@ class Profile {
     }
     const byNode = new Int32Array(this.frames.length);
     for (let node = 0; node < byNode.length; node++) byNode[node] = of[this.frames[node]];
-    return { groups, byNode, of, outermost: this.outermost(byNode, groups.length) };
+    return { groups, ids: known, byNode, of, outermost: this.outermost(byNode, groups.length) };
   }
 
   /** Which nodes have no caller of the same group: the total of a group is the sum of these. */
@@ -207,6 +207,15 @@ class Profile {
     }
     return Object.fromEntries(WEIGHTS.map(({ name }, at) => [name, sums[at]]));
   }
+}
+
+/** A path of groups of one profile in another one, as far as it is there; nothing of it where other things are told apart. */
+function sameGroups(from, to, groups) {
+  if (from === to) return groups;
+  if (from.by !== to.by) return [];
+  const same = groups.map((group) => to.ids.get(from.groups[group].key));
+  const missing = same.indexOf(undefined);
+  return missing < 0 ? same : same.slice(0, missing);
 }
 
 /** What makes two frames the same function. */

@@ -43,6 +43,14 @@ class Grid {
     );
   }
 
+  /** Makes the row that is meant the one that keys start from, where it is. */
+  moveTo(isMeant) {
+    const at = this.rows.findIndex(isMeant);
+    if (at < 0) return;
+    this.cursor = at;
+    this.draw();
+  }
+
   setRows(rows) {
     this.rows = rows;
     this.cursor = Math.min(this.cursor, Math.max(0, rows.length - 1));
@@ -122,10 +130,14 @@ class FunctionsView extends Grid {
   }
 
   show(grouping, sums) {
+    // Of another profile: the cursor stays with its function.
+    const cursor = this.grouping && this.grouping !== grouping ? this.rows[this.cursor] : undefined;
+    const [same] = cursor === undefined ? [] : sameGroups(this.grouping, grouping, [cursor]);
     this.grouping = grouping;
     this.sums = sums;
     this.values = groupSums(grouping, sums);
     this.sort(this.sortedBy);
+    if (same !== undefined) this.moveTo((id) => id === same);
   }
 
   sort(by) {
@@ -193,10 +205,16 @@ class CallsView extends Grid {
   }
 
   show(tree) {
-    const paths =
-      this.tree?.grouping === tree.grouping
-        ? [...this.expanded].map((box) => box.path().map((box) => box.group))
-        : null;
+    const before = this.tree;
+    const path = (box) =>
+      sameGroups(
+        before.grouping,
+        tree.grouping,
+        box.path().map((box) => box.group),
+      );
+    const isSame = before?.grouping.by === tree.grouping.by && before.root.value > 0;
+    const paths = isSame ? [...this.expanded].map(path) : null;
+    const cursor = isSame && this.rows.length > 0 ? path(this.rows[this.cursor].box) : null;
     this.tree = tree;
     this.expanded = new Set();
     if (paths === null) this.expandHot(tree.root);
@@ -208,6 +226,10 @@ class CallsView extends Grid {
     }
     this.setHead(null);
     this.list();
+    if (cursor !== null) {
+      const box = tree.follow(cursor);
+      this.moveTo((row) => row.box === box);
+    }
   }
 
   /** Opens what most of the time is in. */
@@ -306,8 +328,9 @@ class AroundView {
     this.empty.hidden = group !== null;
     this.halves.hidden = group === null;
     if (group === null) return;
-    const isOther = this.group !== group || this.grouping !== grouping;
-    [this.group, this.grouping] = [group, grouping];
+    const key = `${grouping.by}\0${grouping.groups[group].key}`;
+    const isOther = this.key !== key;
+    this.key = key;
     for (const [view, Kind] of [
       [this.callers, CallerTree],
       [this.callees, CalleeTree],

@@ -25,9 +25,8 @@ class Timeline {
     this.brush = null;
     this.backdrop = document.createElement("canvas");
     this.isStale = true;
-    this.cpu = this.byThread(profile.weights.cpu);
-    this.addUp();
-    this.filter("");
+    this.isFiltered = false;
+    this.show(profile);
     byId("thread-filter").addEventListener("input", (event) => this.filter(event.target.value));
     this.lanes.addEventListener("scroll", () => this.redraw());
     for (const canvas of [this.overview, this.canvas]) {
@@ -42,6 +41,19 @@ class Timeline {
       const lane = event.target.closest(".lane");
       if (lane) this.chooseThread(Number(lane.dataset.thread), event);
     });
+  }
+
+  /** Shows this profile; of another one the same threads, if some are searched for. */
+  show(profile) {
+    const cursor = this.shown.length > 0 ? threadKey(this.profile.threads[this.shown[this.cursor]]) : null;
+    this.profile = profile;
+    this.known.clear();
+    this.cpu = this.byThread(profile.weights.cpu);
+    this.addUp();
+    this.list(matcher(byId("thread-filter").value));
+    const at = this.shown.findIndex((thread) => threadKey(profile.threads[thread]) === cursor);
+    this.cursor = Math.max(0, at);
+    this.redraw();
   }
 
   byThread(values) {
@@ -64,6 +76,15 @@ class Timeline {
   /** Shows the threads whose names, numbers or processes match. */
   filter(text) {
     const matches = matcher(text);
+    this.list(matches);
+    this.cursor = 0;
+    this.redraw();
+    if (matches !== null) this.app.setThreads(new Set(this.shown));
+    else if (this.isFiltered) this.app.setThreads(new Set());
+    this.isFiltered = matches !== null;
+  }
+
+  list(matches) {
     const { threads, firstSlice } = this.profile;
     const hasAny = (thread) => firstSlice[thread + 1] > firstSlice[thread];
     const words = ({ name, tid, command, pid }) => `${name} ${tid} ${command} ${pid}`;
@@ -71,14 +92,9 @@ class Timeline {
       .map((_, at) => at)
       .filter((at) => hasAny(at) && (matches === null || matches(words(threads[at]))));
     this.shown.sort((a, b) => this.cpu[b] - this.cpu[a] || a - b);
-    this.cursor = 0;
     byId("thread-count").textContent =
       this.shown.length === threads.length ? `${threads.length}` : `${this.shown.length} of ${threads.length}`;
     this.inner.style.height = `${this.shown.length * LANE_PX}px`;
-    this.redraw();
-    if (matches !== null) this.app.setThreads(new Set(this.shown));
-    else if (this.isFiltered) this.app.setThreads(new Set());
-    this.isFiltered = matches !== null;
   }
 
   redraw() {
@@ -359,6 +375,9 @@ class Timeline {
     event.stopPropagation();
   }
 }
+
+/** What makes two threads the same one. */
+const threadKey = ({ pid, tid }) => `${pid}/${tid}`;
 
 /** A round time of at least so many microseconds. */
 function tickOf(us) {

@@ -95,6 +95,10 @@ impl Protos {
             }
         }
         let proto = self.known.get_mut(&at).ok_or(Lost::Inconsistent)?;
+        // In the middle of a tail call its place is taken already by one that `by` has not called.
+        if !proto.holds(call.pc) {
+            return Err(Lost::Changed);
+        }
         if let Some(by) = by
             && proto.function.name.is_empty()
             && proto.name_tries < NAME_TRIES_MAX
@@ -107,11 +111,7 @@ impl Protos {
                 });
             }
         }
-        if proto.holds(call.pc) {
-            Ok(proto)
-        } else {
-            Err(Lost::Changed)
-        }
+        Ok(proto)
     }
 }
 

@@ -1,40 +1,40 @@
-//! Takes in what is recorded, and adds it up.
-
-use std::sync::{Arc, Mutex, PoisonError};
+//! Adds up what is recorded, and lets somebody look at it after every flush.
 
 use sampler_unwind::interpreter::Function;
 
-use super::totals::Totals;
-use crate::profile::{
-    End, FrameKey, FunctionId, JitCode, ModuleId, ModuleInfo, Observation, ProcessId, ProcessInfo,
-    ProfileBuilder, SampleSink, StackId, Summary, ThreadId, ThreadInfo, UnknownId, WaitId,
-    WaitInfo,
-};
-use crate::report::{FrameFilter, filter, resolve};
-use crate::symbols::Symbolize;
+use super::builder::ProfileBuilder;
+use super::jit::JitCode;
+use super::sample::Observation;
+use super::sink::{ModuleInfo, ProcessInfo, SampleSink, ThreadInfo, UnknownId, WaitInfo};
+use super::stacks::{End, FrameKey, FunctionId, ModuleId, ProcessId, StackId, ThreadId, WaitId};
+use super::summary::Summary;
 
-/// A sink that has the names looked up at every flush, and the sums ready for whoever shows them.
+/// A sink for a recording that is read while it is being made.
 #[derive(Debug)]
-pub struct Feed<S> {
+pub struct Feed<W> {
     builder: ProfileBuilder,
-    symbolizer: S,
-    frames: FrameFilter,
-    totals: Arc<Mutex<Totals>>,
+    watcher: W,
 }
 
-impl<S: Symbolize> Feed<S> {
-    /// Adds up in `totals`, of what `frames` lets through.
-    pub fn new(symbolizer: S, frames: FrameFilter, totals: Arc<Mutex<Totals>>) -> Self {
-        Self {
-            builder: ProfileBuilder::new(),
-            symbolizer,
-            frames,
-            totals,
-        }
+/// Who looks at what was added up.
+pub trait Watcher {
+    /// All that was observed until now is in `builder`, with the names of code that was compiled at run time.
+    fn flushed(&mut self, builder: &mut ProfileBuilder);
+}
+
+impl<W: Watcher> Feed<W> {
+    /// Adds up in `builder`.
+    pub fn new(builder: ProfileBuilder, watcher: W) -> Self {
+        Self { builder, watcher }
+    }
+
+    /// What was added up, and who looked at it.
+    pub fn into_parts(self) -> (ProfileBuilder, W) {
+        (self.builder, self.watcher)
     }
 }
 
-impl<S: Symbolize> SampleSink for Feed<S> {
+impl<W: Watcher> SampleSink for Feed<W> {
     type Error = UnknownId;
 
     fn process(&mut self, process: &ProcessInfo) -> Result<ProcessId, UnknownId> {
@@ -82,10 +82,7 @@ impl<S: Symbolize> SampleSink for Feed<S> {
 
     fn flush(&mut self, summary: &Summary) -> Result<bool, UnknownId> {
         let are_void = self.builder.flush(summary)?;
-        let mut profile = resolve(self.builder.interval(), &mut self.symbolizer);
-        filter(&mut profile, self.frames);
-        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        totals.add(&profile);
+        self.watcher.flushed(&mut self.builder);
         Ok(are_void)
     }
 }
