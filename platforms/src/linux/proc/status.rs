@@ -186,11 +186,12 @@ mod tests {
         fn says_what_the_kernel_said(
             tgid in 1i32.., [a, b, c, d] in any::<[u32; 4]>(), tracer in 0i32.., pids in prop::collection::vec(1i32.., 1..4),
             kibibytes in 0u64..1 << 40, capabilities in any::<u64>(), seccomp in 0u32..3, no_new_privileges in any::<bool>(),
+            [blocked, caught] in any::<[u64; 2]>(),
         ) {
             let listed: String = pids.iter().map(|pid| format!("\t{pid}")).collect();
             let text = format!(
                 "Name:\tx\nTgid:\t{tgid}\nTracerPid:\t{tracer}\nUid:\t{a}\t{b}\t{c}\t{d}\nGid:\t{d}\t{c}\t{b}\t{a}\nNSpid:{listed}\n\
-                 VmHWM:\t{kibibytes:8} kB\nThreads:\t1\nCapEff:\t{capabilities:016x}\nNoNewPrivs:\t{}\nSeccomp:\t{seccomp}\n",
+                 VmHWM:\t{kibibytes:8} kB\nThreads:\t1\nSigBlk:\t{blocked:016x}\nSigCgt:\t{caught:016x}\nCapEff:\t{capabilities:016x}\nNoNewPrivs:\t{}\nSeccomp:\t{seccomp}\n",
                 u8::from(no_new_privileges),
             );
             let expected = Status {
@@ -203,6 +204,7 @@ mod tests {
                 peak_rss_bytes: Some(kibibytes * 1024),
                 effective_capabilities: capabilities,
                 seccomp: Some(seccomp),
+                handled_signals: caught & !blocked,
                 no_new_privileges: Some(no_new_privileges),
             };
             prop_assert_eq!(parse(text.as_bytes()), Ok(expected));
