@@ -118,7 +118,7 @@ pub(super) fn repaired(
     // One before which the thread stands is run again without our doing; its first argument may be any number.
     if !may_be
         || Standing::of(tid, &stopped.raw) != Standing::Interrupted(number)
-        || may_have_handled_signal(tid)
+        || may_have_handled_signal(tid, &stopped.raw)
     {
         return None;
     }
@@ -148,21 +148,42 @@ fn first_argument(tid: Tid, number: u32) -> Option<u64> {
 
 /// Whether a handler may just have returned to where the thread stands, behind a call that it interrupted: `EINTR` is right
 /// then, and what the kernel has as first argument is another call's. No handler restarts these calls, whatever its
-/// flags (signal(7)), so that a program with one has to know `EINTR` anyway. Those for faults do not count.
-fn may_have_handled_signal(tid: Tid) -> bool {
-    const FAULTS: [i32; 6] = [
+/// flags (signal(7)), so that a program with one has to know `EINTR` anyway. Those for faults do not count, nor do the two
+/// signals that C libraries use among threads (glibc has a handler as soon as there is a second thread: `late_init` in
+/// nptl/pthread_create.c); of these the frame tells.
+fn may_have_handled_signal(tid: Tid, raw: &RawRegisters) -> bool {
+    const NOT_COUNTED: [i32; 8] = [
         libc::SIGILL,
         libc::SIGTRAP,
         libc::SIGBUS,
         libc::SIGFPE,
         libc::SIGSEGV,
         libc::SIGSYS,
+        32,
+        33,
     ];
-    let faults = FAULTS
+    let not_counted = NOT_COUNTED
         .iter()
         .fold(0u64, |mask, signal| mask | 1 << (signal - 1));
+    if lies_above_signal_frame(tid, raw) {
+        return true;
+    }
     // What cannot be read may have one.
-    status::read(Pid(tid.0)).map_or(true, |status| status.handled_signals & !faults != 0)
+    status::read(Pid(tid.0)).map_or(true, |status| status.handled_signals & !not_counted != 0)
+}
+
+/// Whether a handler has returned to where the thread stands, and nothing been called since: the kernel's `struct
+/// rt_sigframe` still lies below a frame record at the stack pointer (`get_sigframe` in arch/arm64/kernel/signal.c), with the
+/// stack pointer and PC to return to. Not seen of a handler that has a stack of its own, or with vectors that do not fit in.
+fn lies_above_signal_frame(tid: Tid, raw: &RawRegisters) -> bool {
+    const RECORD_BYTES: u64 = 16;
+    const FRAME_BYTES: u64 = 4688;
+    /// 128 bytes of siginfo, 176 before the `struct sigcontext`, in which the address of a fault and x0 to x30 come first.
+    const SP_OFFSET: u64 = 128 + 176 + 8 + 31 * 8;
+    let record = raw.sp.wrapping_sub(RECORD_BYTES) & !(RECORD_BYTES - 1);
+    let at = record.wrapping_sub(FRAME_BYTES).wrapping_add(SP_OFFSET);
+    let is_at = |at, word: u64| ptrace::peek_word(tid, at) == Ok(word.to_le_bytes());
+    is_at(at, raw.sp) && is_at(at.wrapping_add(8), raw.pc)
 }
 
 /// By DWARF number: x0 to x30, the stack pointer, the PC.

@@ -27,8 +27,14 @@ impl<M: MemoryReader + ?Sized, A: Machine> Walk<'_, M, A> {
         self.step_by_call()
             .or_else(|| self.step_by_link())
             .or_else(|| self.step_by_frame_pointer())
-            .or_else(|| self.step_by_scan())
-            .ok_or(otherwise)
+            .map_or_else(|| self.step_by_last_means(otherwise), Ok)
+    }
+
+    fn step_by_last_means(&mut self, otherwise: StackEnd) -> Result<FrameOrigin, StackEnd> {
+        if self.has_last_record() {
+            return Err(StackEnd::Root);
+        }
+        self.step_by_scan().ok_or(otherwise)
     }
 
     /// The caller by a return address on the stack whose call is to code from which the PC is reached, with just as

@@ -15,6 +15,9 @@ use crate::stack::{FrameOrigin, StackEnd};
 
 /// How far into a function a PC is believed to be.
 const FUNCTION_BYTES_MAX: u64 = 1 << 16;
+/// The last record of a chain lies no further above the stack pointer: the functions with which C libraries start a
+/// program have small frames.
+const RECORD_BYTES_MAX: u64 = 4096;
 /// Words on the stack in which the return address of a caller is looked for.
 const CALLER_WORDS_MAX: u64 = 512;
 /// Functions that are looked through for a call.
@@ -85,6 +88,24 @@ impl<M: MemoryReader + ?Sized, A: Machine> Walk<'_, M, A> {
         self.arrive(sp);
         self.sp_is_bound = true;
         Some(FrameOrigin::FramePointer)
+    }
+
+    /// Whether the frame has called somebody and its record is the last of the chain, which holds two zeroes (Procedure Call
+    /// Standard for the Arm 64-bit Architecture, "The Frame Pointer"): so C libraries start a program, and musl's main
+    /// thread has no other mark of its end.
+    pub(super) fn has_last_record(&self) -> bool {
+        if A::LINK_REGISTER.is_none() || !self.at().is_return_address {
+            return false;
+        }
+        let record = self.registers.get(A::ARCH.frame_pointer);
+        let (Some(record), Some(sp)) = (record, self.registers.sp()) else {
+            return false;
+        };
+        let is_own = (sp.0..=sp.0.saturating_add(RECORD_BYTES_MAX)).contains(&record);
+        let word = |at: Option<u64>| self.memory.read_u64(Avma(at?)).ok();
+        // A zero is signed as any other address is.
+        let link = || word(record.checked_add(8)).map(A::code_address);
+        is_own && record % 8 == 0 && word(Some(record)) == Some(0) && link() == Some(0)
     }
 
     /// A return address was found in `slot`: it may be part of a record.
