@@ -17,6 +17,8 @@ pub struct Arch {
     pub callee_saved: &'static [u16],
     /// The same as bits: bit n is DWARF register n.
     pub callee_saved_mask: u64,
+    /// Bytes that a call puts on the stack.
+    pub call_stack_bytes: u64,
     /// Bytes below the stack pointer that a leaf function may use.
     pub red_zone_bytes: u64,
     /// A short name for each DWARF register number.
@@ -33,6 +35,7 @@ impl Arch {
         return_address: 16,
         callee_saved: &[3, 6, 12, 13, 14, 15],
         callee_saved_mask: 1 << 3 | 1 << 6 | 0b1111 << 12,
+        call_stack_bytes: 8,
         red_zone_bytes: 128,
         register_names: &[
             "rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11",
@@ -51,6 +54,7 @@ impl Arch {
         return_address: 32,
         callee_saved: &[19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
         callee_saved_mask: 0x7ff << 19,
+        call_stack_bytes: 0,
         red_zone_bytes: 0,
         register_names: &[
             "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13",
@@ -58,6 +62,14 @@ impl Arch {
             "x26", "x27", "x28", "x29", "x30", "sp", "pc",
         ],
     };
+
+    /// The one whose ELF files have this `e_machine`.
+    pub fn of_machine(elf_machine: u16) -> Option<&'static Arch> {
+        let known: [&Arch; 2] = [&Arch::X86_64, &Arch::AARCH64];
+        known
+            .into_iter()
+            .find(|arch| arch.elf_machine == elf_machine)
+    }
 
     /// That of the machine this is compiled for.
     #[cfg(target_arch = "x86_64")]

@@ -102,7 +102,7 @@ fn word_of_aarch64() -> impl Strategy<Value = u64> {
     prop_oneof![
         // Some signed.
         6 => (words, prop::option::of(any::<u8>())).prop_map(|(word, signature)| {
-            word * 4 + BIAS | u64::from(signature.unwrap_or(0) & 0x7f) << 48
+            (word * 4 + BIAS) | (u64::from(signature.unwrap_or(0) & 0x7f) << 48)
         }),
         4 => (0u64..1024).prop_map(|offset| STACK + offset),
         1 => any::<u64>(),

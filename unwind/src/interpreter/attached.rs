@@ -10,7 +10,6 @@ use super::{
     Walked,
 };
 use crate::address::{Avma, LoadBias};
-use crate::arch::Arch;
 use crate::elf::{ElfImage, ImageId, Runtimes};
 use crate::memory::MemoryReader;
 use crate::modules::{Module, Modules};
@@ -25,23 +24,6 @@ const INTERPRETERS_MAX: usize = 16;
 /// Frames of one stack whose images are asked whether they hold an interpreter. One that is not met in so many is met in
 /// another stack.
 const FRAMES_MET_MAX: usize = 128;
-
-/// The interpreter in one process. Lua's are told much by their machine code, of which only x86_64's is understood.
-fn attach(
-    image: &dyn RuntimeImage,
-    language: Language,
-    module: &Module,
-    memory: &dyn MemoryReader,
-) -> Result<Box<dyn Interpreter>, Unsupported> {
-    let is_understood = module.image.machine() == Arch::X86_64.elf_machine;
-    match language {
-        Language::Lua if !is_understood => Err(Unsupported {
-            version: image.version(),
-            reason: "on this architecture its code is not understood".to_owned(),
-        }),
-        Language::Lua | Language::Python => image.attach(module, memory),
-    }
-}
 
 /// An interpreter, and the module it was found in.
 struct Attached {
@@ -193,7 +175,8 @@ impl Interpreters {
                         image: module.image.id(),
                         bias: module.bias,
                         language: *language,
-                        interpreter: attach(&**image, *language, module, memory)
+                        interpreter: image
+                            .attach(module, memory)
                             .map_err(|why| Refused::new(why, *language, module, &**image)),
                     },
                 });

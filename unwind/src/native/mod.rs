@@ -1,6 +1,6 @@
 //! The walk through compiled code.
 
-mod aarch64;
+pub(crate) mod aarch64;
 mod cache;
 mod cfi;
 mod complex;
@@ -111,7 +111,8 @@ impl Unwinder {
             self.count(stack);
             return;
         }
-        self.walk_completely(modules, start, memory, None, stack);
+        stack.end = walk_completely(&mut self.resolver, modules, start, memory, None, stack);
+        self.count(stack);
     }
 
     /// As [`Unwinder::walk`]; `guide` is asked at each frame.
@@ -124,7 +125,9 @@ impl Unwinder {
         stack: &mut Stack,
     ) {
         stack.frames.clear();
-        self.walk_completely(modules, start, memory, Some(guide), stack);
+        let resolver = &mut self.resolver;
+        stack.end = walk_completely(resolver, modules, start, memory, Some(guide), stack);
+        self.count(stack);
     }
 
     /// What has been done so far.
@@ -138,32 +141,6 @@ impl Unwinder {
         }
     }
 
-    fn walk_completely<M: MemoryReader + ?Sized>(
-        &mut self,
-        modules: &Modules,
-        start: &Registers,
-        memory: &M,
-        guide: Option<&mut dyn WalkGuide>,
-        stack: &mut Stack,
-    ) {
-        let resolver = &mut self.resolver;
-        // Anew, so that it need live no longer than the walk.
-        let guide: Option<&mut dyn WalkGuide> = match guide {
-            Some(guide) => Some(guide),
-            None => None,
-        };
-        stack.end = match start.arch().elf_machine {
-            X86_64::ELF_MACHINE => {
-                Walk::<_, X86_64>::new(resolver, modules, memory, start, guide).run(stack)
-            }
-            Aarch64::ELF_MACHINE => {
-                Walk::<_, Aarch64>::new(resolver, modules, memory, start, guide).run(stack)
-            }
-            _ => StackEnd::NoUnwindInfo(start.pc().unwrap_or_default()),
-        };
-        self.count(stack);
-    }
-
     fn count(&mut self, stack: &Stack) {
         self.counts.walks += 1;
         self.counts.frames += stack.frames.len() as u64;
@@ -172,6 +149,26 @@ impl Unwinder {
                 *count += 1;
             }
         }
+    }
+}
+
+/// Walks to the end on the processor that the registers are of, and says why it is the end.
+fn walk_completely<'a, M: MemoryReader + ?Sized>(
+    resolver: &'a mut Resolver,
+    modules: &'a Modules,
+    start: &'a Registers,
+    memory: &'a M,
+    guide: Option<&'a mut dyn WalkGuide>,
+    stack: &mut Stack,
+) -> StackEnd {
+    match start.arch().elf_machine {
+        X86_64::ELF_MACHINE => {
+            Walk::<_, X86_64>::new(resolver, modules, memory, start, guide).run(stack)
+        }
+        Aarch64::ELF_MACHINE => {
+            Walk::<_, Aarch64>::new(resolver, modules, memory, start, guide).run(stack)
+        }
+        _ => StackEnd::NoUnwindInfo(start.pc().unwrap_or_default()),
     }
 }
 

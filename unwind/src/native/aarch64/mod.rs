@@ -7,6 +7,7 @@ mod machine;
 mod symbolic;
 
 pub(crate) use machine::Aarch64;
+use symbolic::{Flow, flow};
 
 use crate::address::{Avma, Svma};
 use crate::arch::Arch;
@@ -84,6 +85,72 @@ fn direct_call_target(svma: Svma, before: &[u8]) -> Option<Svma> {
     Some(Svma(branch_target(at, instruction)))
 }
 
+/// The instructions of `code`, which lies at `start`, and where each is.
+fn instructions(code: &[u8], start: Svma) -> impl Iterator<Item = (u64, u32)> {
+    let words = code.as_chunks().0.iter().copied().map(u32::from_le_bytes);
+    let addresses =
+        (0u64..).map(move |index| start.0.wrapping_add(index * INSTRUCTION_BYTES as u64));
+    addresses.zip(words)
+}
+
+/// The jumps in `code`, which lies at `start`: where each stands, and where it leads.
+pub(crate) fn jumps(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)> {
+    instructions(code, start).filter_map(|(at, instruction)| {
+        let target = match flow(instruction)? {
+            Flow::Jump => branch_target(at, instruction),
+            Flow::Branch(distance) => at.wrapping_add_signed(distance),
+            _ => return None,
+        };
+        Some((Svma(at), Svma(target)))
+    })
+}
+
+/// The direct calls in `code`, as [`jumps`] gives jumps.
+pub(crate) fn calls(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)> {
+    instructions(code, start)
+        .filter(|(_, instruction)| is_direct_call(*instruction))
+        .map(|(at, instruction)| (Svma(at), Svma(branch_target(at, instruction))))
+}
+
+/// Where `code`, which lies at `start`, makes the address `of`: by `adr`, or by `adrp` and an `add` to the same register not
+/// far behind it.
+pub(crate) fn references(code: &[u8], start: Svma, of: Svma) -> impl Iterator<Item = Svma> {
+    /// Compilers put other instructions between.
+    const BETWEEN_MAX: usize = 16;
+    instructions(code, start).filter_map(move |(at, instruction)| {
+        let register = instruction & 31;
+        let is_made = match instruction & 0x9f00_0000 {
+            0x1000_0000 => at.wrapping_add_signed(immediate_of_adr(instruction)) == of.0,
+            0x9000_0000 if page_of_adrp(at, instruction) == of.0 & !0xfff => {
+                let next = at
+                    .wrapping_sub(start.0)
+                    .wrapping_add(INSTRUCTION_BYTES as u64);
+                let behind = usize::try_from(next)
+                    .ok()
+                    .and_then(|next| code.get(next..))?;
+                // add x, register, low bits of the address
+                let low = u32::try_from(of.0 & 0xfff).ok()?;
+                let add = 0x9100_0000 | low << 10 | register << 5;
+                let near = instructions(behind, start).take(BETWEEN_MAX);
+                near.map(|(_, instruction)| instruction & !31)
+                    .any(|instruction| instruction == add)
+            }
+            _ => false,
+        };
+        is_made.then_some(Svma(at))
+    })
+}
+
+/// The number in an `adr` or `adrp`.
+fn immediate_of_adr(instruction: u32) -> i64 {
+    signed(instruction, 5, 19) << 2 | i64::from(instruction >> 29 & 3)
+}
+
+/// What the `adrp` at `at` makes.
+fn page_of_adrp(at: u64, instruction: u32) -> u64 {
+    (at & !0xfff).wrapping_add_signed(immediate_of_adr(instruction) << 12)
+}
+
 /// The slot of a PLT stub: `adrp x16, page`, then `ldr x17, [x16, n]`; before them there may be a `bti`.
 fn plt_slot(svma: Svma, code: &[u8]) -> Option<Svma> {
     let has_bti = first(code).is_some_and(is_bti);
@@ -93,9 +160,7 @@ fn plt_slot(svma: Svma, code: &[u8]) -> Option<Svma> {
     if page & 0x9f00_001f != 0x9000_0010 || load & 0xffc0_03ff != 0xf940_0211 {
         return None;
     }
-    let pages = signed(page, 5, 19) << 2 | i64::from(page >> 29 & 3);
-    let at = svma.0.wrapping_add(skipped as u64);
-    let page = (at & !0xfff).wrapping_add_signed(pages << 12);
+    let page = page_of_adrp(svma.0.wrapping_add(skipped as u64), page);
     Some(Svma(page.wrapping_add(u64::from(load >> 10 & 0xfff) * 8)))
 }
 
@@ -178,6 +243,20 @@ mod tests {
             plt_slot(Svma(0x1004), &bytes(&[0x9000_0091, 0xf947_ca11])),
             None
         );
+    }
+
+    #[test]
+    fn addresses_are_made_in_one_step_or_in_two() {
+        let code = bytes(&[
+            0x1000_0041, // adr x1, .+8
+            0xb000_0002, // adrp x2, the next page
+            0xaa01_03e0, // mov x0, x1
+            0x9100_2040, // add x0, x2, 8
+        ]);
+        let found = |of| references(&code, Svma(0x1000), Svma(of)).collect::<Vec<_>>();
+        assert_eq!(found(0x1008), [Svma(0x1000)]);
+        assert_eq!(found(0x2008), [Svma(0x1004)]);
+        assert_eq!(found(0x2010), []);
     }
 
     #[test]
