@@ -16,7 +16,7 @@ use sampler_unwind::Avma;
 use super::{CHILD, Check};
 
 /// The architectures there is a stop for.
-const ARCHITECTURES: &[&str] = &["x86_64"];
+const ARCHITECTURES: &[&str] = &["x86_64", "aarch64"];
 
 /// The oldest kernel with PTRACE_SEIZE is 3.4; the oldest that is used is that of RHEL 7.
 const KERNEL_MIN: (u32, u32) = (3, 10);

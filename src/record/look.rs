@@ -29,6 +29,7 @@ use super::stack_copy::{self, InterpreterMemory, StackCopy, WalkMemory};
 use super::stack_plan::{StackMappings, StackPlan};
 use super::thread::{Lateness, Thread};
 use crate::profile::{FrameKey, Missed, ThreadState};
+use crate::symbols::recorded_syscall;
 
 /// How long a stop is waited for at least: a thread that is on a CPU stops within some tens of microseconds.
 const PATIENCE_MIN: Duration = Duration::from_micros(500);
@@ -49,8 +50,12 @@ const SLEEPER_TRIES: usize = 2;
 const REHEARSAL_MAX: Duration = Duration::from_micros(50);
 
 /// The DWARF numbers of the registers with the arguments of a system call: rdi, rsi, rdx, r10, r8, r9 (System V ABI for
-/// x86_64, A.2.1 and figure 3.36).
-const ARGUMENT_REGISTERS: [u16; 6] = [5, 4, 1, 10, 8, 9];
+/// x86_64, A.2.1 and figure 3.36); x0 to x5 (syscall(2)).
+const ARGUMENT_REGISTERS: [u16; 6] = match Arch::NATIVE.elf_machine {
+    X86_64 => [5, 4, 1, 10, 8, 9],
+    _ => [0, 1, 2, 3, 4, 5],
+};
+const X86_64: u16 = Arch::X86_64.elf_machine;
 
 /// What a look reads of the process, besides the thread.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +190,7 @@ impl Looker {
             context: ThreadContext {
                 tid: 0,
                 namespace_tid: 0,
-                registers: Registers::unknown(&Arch::X86_64),
+                registers: Registers::unknown(Arch::NATIVE),
                 thread_pointer: None,
                 stack: Avma(0)..Avma(0),
                 is_running: false,
@@ -330,11 +335,14 @@ impl Looker {
                 let waiting = Waiting { number, arguments };
                 (
                     ThreadState::Blocked,
-                    Some(FrameKey::Blocked(number)),
+                    Some(FrameKey::Blocked(recorded_syscall(number))),
                     Some(waiting),
                 )
             }
-            number => (ThreadState::Running, number.map(FrameKey::Syscall), None),
+            number => {
+                let kernel = number.map(|number| FrameKey::Syscall(recorded_syscall(number)));
+                (ThreadState::Running, kernel, None)
+            }
         };
         Ok(Seen {
             state,
@@ -435,7 +443,7 @@ impl Looker {
         sp: Avma,
         may_go_on: impl FnMut() -> bool,
     ) -> Result<(), ReadError> {
-        let plan = plan.plan(sp, Arch::X86_64.red_zone_bytes, process.stacks);
+        let plan = plan.plan(sp, Arch::NATIVE.red_zone_bytes, process.stacks);
         let piece_bytes = match process.memory.way() {
             MemoryWay::Call | MemoryWay::File => stack_copy::PIECE_BYTES,
             MemoryWay::Words => stack_copy::PIECE_BYTES_BY_WORDS,
@@ -507,7 +515,7 @@ impl Looker {
 /// What is known of the registers of a sleeping thread. A system call keeps those with its arguments: vfork(2) of glibc
 /// has its return address in one.
 fn registers_asleep(state: SyscallState, pc: Avma, sp: Avma) -> Registers {
-    let mut registers = Registers::at(&Arch::X86_64, pc, sp);
+    let mut registers = Registers::at(Arch::NATIVE, pc, sp);
     if let SyscallState::Blocked { arguments, .. } = state {
         for (register, value) in ARGUMENT_REGISTERS.into_iter().zip(arguments) {
             registers.set(register, value);
@@ -522,7 +530,7 @@ fn asleep(pid: Pid, tid: Tid, state: SyscallState, sched: SchedStat) -> Seen {
             number, arguments, ..
         } => (
             ThreadState::Blocked,
-            FrameKey::Blocked(number),
+            FrameKey::Blocked(recorded_syscall(number)),
             Some(Waiting { number, arguments }),
         ),
         _ if is_stopped(pid, tid) => (ThreadState::Stopped, FrameKey::Stopped, None),

@@ -224,7 +224,7 @@ impl WalkGuide for NotingGuide<'_> {
 }
 
 fn words_of(registers: &Registers) -> String {
-    let names = (0u16..).zip(Arch::X86_64.register_names);
+    let names = (0u16..).zip(Arch::NATIVE.register_names);
     let known = names.filter_map(|(number, name)| Some((name, registers.get(number)?)));
     known
         .map(|(name, value)| format!(" {name}={value:x}"))

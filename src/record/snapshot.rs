@@ -18,6 +18,7 @@ use super::settle::settle;
 use crate::profile::{
     End, Missed, Observation, SampleSink, Summary, ThreadId, ThreadState, Weights,
 };
+use crate::symbols::{recorded_syscall, syscall_name};
 
 /// How long a stop may take to happen: until a thread gets a CPU on a busy machine.
 const STOP_WITHIN: Duration = Duration::from_millis(200);
@@ -210,7 +211,7 @@ fn keep<S: SampleSink>(
 
 /// What a sleeper waits for, in words, as far as its system call's arguments tell.
 fn describe(pid: Pid, waiting: Waiting) -> String {
-    let name = crate::symbols::syscall_name(waiting.number);
+    let name = syscall_name(recorded_syscall(waiting.number));
     let first = waiting.arguments[0];
     match name.as_str() {
         "futex" => format!("futex {first:#x}"),

@@ -21,6 +21,7 @@ use self::sockets::Sockets;
 use super::look::{Seen, Waiting};
 use super::process::TargetProcess;
 use crate::profile::{FrameKey, SampleSink, ThreadState, WaitId, WaitInfo};
+use crate::symbols::recorded_syscall;
 
 /// Reading lists of sockets, and others' descriptors, takes no more than one part in this many of a CPU.
 const LOOKUP_PARTS: u64 = 200;
@@ -84,7 +85,7 @@ impl Waits {
             return Ok(None);
         };
         let wait = WaitInfo {
-            syscall: waiting.number,
+            syscall: recorded_syscall(waiting.number),
             what: cut(what),
         };
         let id = match self.ids.get(&wait) {

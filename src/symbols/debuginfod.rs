@@ -315,6 +315,16 @@ fn can_do_tls() -> bool {
         && is_x86_feature_detected!("avx2")
 }
 
+/// As above: graviola 0.4, `low/aarch64/cpu.rs`.
+#[cfg(target_arch = "aarch64")]
+fn can_do_tls() -> bool {
+    use std::arch::is_aarch64_feature_detected;
+    is_aarch64_feature_detected!("neon")
+        && is_aarch64_feature_detected!("aes")
+        && is_aarch64_feature_detected!("pmull")
+        && is_aarch64_feature_detected!("sha2")
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead as _, BufReader};

@@ -38,7 +38,7 @@ pub use pack::{PackError, PackSummary, SymbolPack};
 pub use remembered::Remembered;
 pub use source::{NameFile, NameSource, NameTable};
 pub use symbolizer::{FileSymbolizer, ModuleSources};
-pub use syscall::syscall_name;
+pub use syscall::{recorded_syscall, syscall_name};
 
 use crate::profile::ModuleInfo;
 

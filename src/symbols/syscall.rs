@@ -1,11 +1,40 @@
 //! Names of system calls.
 
-use syscalls::x86_64::Sysno;
+use syscalls::{aarch64, x86_64};
 
-/// The name of an x86_64 system call, or its number.
-pub fn syscall_name(number: u32) -> String {
-    usize::try_from(number)
-        .ok()
-        .and_then(Sysno::new)
-        .map_or_else(|| number.to_string(), |call| call.name().to_owned())
+/// In a recording the numbers of aarch64's system calls have this bit, which none has by itself: so each number says of
+/// which table it is, wherever the report is made.
+const AARCH64: u32 = 1 << 16;
+
+/// The number that stands in a recording for the system call with this number on this machine.
+pub fn recorded_syscall(number: u32) -> u32 {
+    match std::env::consts::ARCH {
+        "aarch64" => number | AARCH64,
+        _ => number,
+    }
+}
+
+/// The name of the system call that has this number in a recording, or its number.
+pub fn syscall_name(recorded: u32) -> String {
+    let number = recorded & !AARCH64;
+    let name = usize::try_from(number).ok().and_then(|number| {
+        Some(match recorded & AARCH64 {
+            0 => x86_64::Sysno::new(number)?.name(),
+            _ => aarch64::Sysno::new(number)?.name(),
+        })
+    });
+    name.map_or_else(|| number.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_architecture_has_its_numbers() {
+        assert_eq!(syscall_name(0), "read");
+        assert_eq!(syscall_name(AARCH64 | 63), "read");
+        assert_eq!(syscall_name(AARCH64 | 22), "epoll_pwait");
+        assert_eq!([9999, AARCH64 | 9999].map(syscall_name), ["9999", "9999"]);
+    }
 }

@@ -27,18 +27,20 @@ finish() {
     [ "$failed" = 0 ]
 }
 
-# need PROGRAM PACKAGE: installs the package if the program is missing and we may.
+# need PROGRAM PACKAGE: installs the package if the program (or the file, where it is a path) is missing and we may.
 need() {
-    command -v "$1" >/dev/null && return
+    if [ -e "$1" ] || command -v "$1" >/dev/null; then
+        return
+    fi
     say "apt-get install $2"
     [ "$(id -u)" = 0 ] || die "$1 is missing: apt-get install -y --no-install-recommends $2"
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$2" </dev/null >&2
 }
 
 # An apt of our own: the suites of this machine's mirror that have what the machine's release has not. Nothing of it is
-# installed; packages are downloaded and unpacked below $RIG.
+# installed; packages are downloaded and unpacked below $RIG. Those of another architecture where DEB_ARCH names one.
 private_apt() {
-    local state=$RIG/apt mirror
+    local state=$RIG/apt${DEB_ARCH:+-$DEB_ARCH} mirror
     if [ ! -e "$state/ready" ]; then
         mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
             grep -oE '^(URIs:|deb( \[[^]]*\])?) +[^ ]+' | grep -oE '[^ ]+/debian/*$' | sed -n 1p) || true
@@ -52,16 +54,18 @@ private_apt() {
     fi
     local tool=$1
     shift
-    "$tool" -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+    "$tool" ${DEB_ARCH:+-o "APT::Architecture=$DEB_ARCH" -o "APT::Architectures=$DEB_ARCH"} \
+        -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
         -o Dir::State="$state" -o Dir::State::lists="$state/lists" -o Dir::State::status="$state/status" \
         -o Dir::Cache="$state/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none \
         -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 }
 private_apt_ready() {
-    [ -e "$RIG/apt/ready" ] && return
+    local ready=$RIG/apt${DEB_ARCH:+-$DEB_ARCH}/ready
+    [ -e "$ready" ] && return
     say "reading the lists of packages"
     private_apt apt-get update -qq >&2
-    touch "$RIG/apt/ready"
+    touch "$ready"
 }
 # unpacked FOLDER PACKAGE[=VERSION]: the folder below $RIG into which the package is unpacked.
 unpacked() {

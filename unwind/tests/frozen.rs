@@ -69,3 +69,28 @@ fn a_call_to_nowhere() {
 fn a_thread_of_musl() {
     check("x86_64-musl-thread");
 }
+
+#[test]
+fn assembly_without_tables_on_aarch64() {
+    check("aarch64-musl-assembly");
+}
+
+#[test]
+fn a_call_as_the_last_instruction_on_aarch64() {
+    check("aarch64-musl-noreturn");
+}
+
+#[test]
+fn nested_signals_on_aarch64() {
+    check("aarch64-musl-signal_nested");
+}
+
+#[test]
+fn a_call_to_nowhere_on_aarch64() {
+    check("aarch64-musl-signal_null_call");
+}
+
+#[test]
+fn a_thread_of_musl_on_aarch64() {
+    check("aarch64-musl-thread");
+}

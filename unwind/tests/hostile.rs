@@ -88,6 +88,28 @@ fn registers() -> impl Strategy<Value = Registers> {
     })
 }
 
+/// A program for aarch64, which has tables for a part of its code.
+static AARCH64: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let path = "../fixtures/captures/shapes-aarch64-musl";
+    std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+});
+
+/// Words as [`word`] gives them, for that program.
+fn word_of_aarch64() -> impl Strategy<Value = u64> {
+    let file = object::File::parse(&AARCH64[..]).unwrap();
+    let text = file.section_by_name(".text").unwrap();
+    let words = (text.address() / 4)..(text.address() + text.size()) / 4;
+    prop_oneof![
+        // Some signed.
+        6 => (words, prop::option::of(any::<u8>())).prop_map(|(word, signature)| {
+            (word * 4 + BIAS) | (u64::from(signature.unwrap_or(0) & 0x7f) << 48)
+        }),
+        4 => (0u64..1024).prop_map(|offset| STACK + offset),
+        1 => any::<u64>(),
+        1 => Just(0u64),
+    ]
+}
+
 fn stack_bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(word(), 0..128)
         .prop_map(|words| words.into_iter().flat_map(u64::to_le_bytes).collect())
@@ -131,6 +153,31 @@ proptest! {
             if let Ok(image) = parse(ImageBytes::new(Arc::new(file.clone()))) {
                 check_walk(&modules(image), &registers, &bytes);
             }
+        }
+    }
+
+    #[test]
+    fn any_stack_of_a_program_for_aarch64(
+        values in prop::collection::vec(prop::option::weighted(0.8, word_of_aarch64()), 31),
+        pc in word_of_aarch64(),
+        sp in 0u64..64,
+        words in prop::collection::vec(word_of_aarch64(), 0..128),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..24),
+    ) {
+        let mut registers = Registers::at(&Arch::AARCH64, Avma(pc), Avma(STACK + sp));
+        for (register, value) in (0u16..).zip(values) {
+            if let Some(value) = value {
+                registers.set(register, value);
+            }
+        }
+        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        let mut file = AARCH64.clone();
+        for (at, byte) in damage {
+            let at = at.index(file.len());
+            file[at] = byte;
+        }
+        if let Some(image) = image(file) {
+            check_walk(&modules(image), &registers, &bytes);
         }
     }
 

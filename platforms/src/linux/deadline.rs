@@ -136,13 +136,14 @@ extern "C" fn interrupt(
 ) {
     // SAFETY: the kernel hands a valid ucontext_t to a handler with SA_SIGINFO, and nobody else has it.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
-    step_over_seize(&mut context.uc_mcontext.gregs);
+    step_over_seize(&mut context.uc_mcontext);
 }
 
 /// If the thread is about to ask for PTRACE_SEIZE or PTRACE_ATTACH, for the first time or once more, it goes on as if the kernel had
 /// answered `EINTR`. One that has been answered is behind the instruction, and keeps its answer.
 #[cfg(target_arch = "x86_64")]
-fn step_over_seize(registers: &mut [libc::greg_t; 23]) {
+fn step_over_seize(context: &mut libc::mcontext_t) {
+    let registers = &mut context.gregs;
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
     let is = |register: i32, value: i64| registers[register.cast_unsigned() as usize] == value;
     let asks_for = |request| is(libc::REG_RDI, i64::from(request));
@@ -155,6 +156,26 @@ fn step_over_seize(registers: &mut [libc::greg_t; 23]) {
     if is_seize && unsafe { at.read_unaligned() } == SYSCALL {
         registers[libc::REG_RIP.cast_unsigned() as usize] += 2;
         registers[libc::REG_RAX.cast_unsigned() as usize] = -i64::from(libc::EINTR);
+    }
+}
+
+/// As on x86_64; the number of the call is in x8, its first argument in x0.
+#[cfg(target_arch = "aarch64")]
+fn step_over_seize(context: &mut libc::mcontext_t) {
+    const SVC_0: u32 = 0xd400_0001;
+    const INSTRUCTION_BYTES: u64 = 4;
+    let is = |register: usize, value: i64| context.regs[register].cast_signed() == value;
+    let asks_for = |request| is(0, i64::from(request));
+    let is_seize =
+        is(8, libc::SYS_ptrace) && (asks_for(libc::PTRACE_SEIZE) || asks_for(libc::PTRACE_ATTACH));
+    let Ok(pc) = usize::try_from(context.pc) else {
+        return;
+    };
+    let at = ptr::with_exposed_provenance::<u32>(pc);
+    // SAFETY: the thread was executing the instruction there, which is aligned and has four bytes.
+    if is_seize && unsafe { at.read() } == SVC_0 {
+        context.pc += INSTRUCTION_BYTES;
+        context.regs[0] = (-i64::from(libc::EINTR)).cast_unsigned();
     }
 }
 
@@ -183,12 +204,15 @@ mod tests {
     fn only_the_call_that_would_be_made_again_is_stepped_over() {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
         let after = |number: i64, request: libc::c_uint, code: [u8; 2]| {
-            let mut registers = [0; 23];
+            // SAFETY: mcontext_t is plain data for which zeroes are valid.
+            let mut context: libc::mcontext_t = unsafe { mem::zeroed() };
+            let registers = &mut context.gregs;
             let pc = i64::try_from(code.as_ptr().expose_provenance()).unwrap();
             registers[libc::REG_RIP.cast_unsigned() as usize] = pc;
             registers[libc::REG_RAX.cast_unsigned() as usize] = number;
             registers[libc::REG_RDI.cast_unsigned() as usize] = i64::from(request);
-            step_over_seize(&mut registers);
+            step_over_seize(&mut context);
+            let registers = &context.gregs;
             let answer = registers[libc::REG_RAX.cast_unsigned() as usize];
             (
                 registers[libc::REG_RIP.cast_unsigned() as usize] - pc,

@@ -41,6 +41,9 @@ mod strays;
 #[cfg(target_arch = "x86_64")]
 #[path = "registers_x86_64.rs"]
 mod registers;
+#[cfg(target_arch = "aarch64")]
+#[path = "registers_aarch64.rs"]
+mod registers;
 
 #[cfg(test)]
 mod live_tests;

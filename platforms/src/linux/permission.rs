@@ -325,6 +325,7 @@ mod tests {
                 peak_rss_bytes: None,
                 effective_capabilities: 0,
                 seccomp: Some(0),
+                handled_signals: 0,
                 no_new_privileges: Some(false),
             },
             tracer_name: None,

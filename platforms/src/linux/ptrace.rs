@@ -98,6 +98,15 @@ pub(super) fn detach(tid: Tid, signal: i32) -> Result<(), Errno> {
 /// Fills `into` with the general registers of a stopped thread and says how many bytes those were: a 32-bit thread
 /// has fewer than a 64-bit one. PTRACE_GETREGSET; Linux 2.6.34.
 pub(super) fn get_registers<T: PlainRegisters>(tid: Tid, into: &mut T) -> Result<usize, Errno> {
+    get_register_set(tid, NT_PRSTATUS, into)
+}
+
+/// As [`get_registers`], of the registers of kind `set`, `NT_*` of elf.h.
+pub(super) fn get_register_set<T: PlainRegisters>(
+    tid: Tid,
+    set: usize,
+    into: &mut T,
+) -> Result<usize, Errno> {
     let mut vector = libc::iovec {
         iov_base: ptr::from_mut(into).cast::<c_void>(),
         iov_len: mem::size_of::<T>(),
@@ -108,7 +117,7 @@ pub(super) fn get_registers<T: PlainRegisters>(tid: Tid, into: &mut T) -> Result
         libc::ptrace(
             libc::PTRACE_GETREGSET,
             tid.0,
-            NT_PRSTATUS,
+            set,
             ptr::from_mut(&mut vector),
         )
     };
@@ -117,6 +126,15 @@ pub(super) fn get_registers<T: PlainRegisters>(tid: Tid, into: &mut T) -> Result
 
 /// Replaces the general registers of a stopped thread. PTRACE_SETREGSET; Linux 2.6.34.
 pub(super) fn set_registers<T: PlainRegisters>(tid: Tid, registers: &T) -> Result<(), Errno> {
+    set_register_set(tid, NT_PRSTATUS, registers)
+}
+
+/// As [`set_registers`], of the registers of kind `set`, `NT_*` of elf.h.
+pub(super) fn set_register_set<T: PlainRegisters>(
+    tid: Tid,
+    set: usize,
+    registers: &T,
+) -> Result<(), Errno> {
     let mut vector = libc::iovec {
         iov_base: ptr::from_ref(registers).cast_mut().cast::<c_void>(),
         iov_len: mem::size_of::<T>(),
@@ -126,7 +144,7 @@ pub(super) fn set_registers<T: PlainRegisters>(tid: Tid, registers: &T) -> Resul
         libc::ptrace(
             libc::PTRACE_SETREGSET,
             tid.0,
-            NT_PRSTATUS,
+            set,
             ptr::from_mut(&mut vector),
         )
     };

@@ -3,7 +3,9 @@
 use sampler_unwind::{Arch, Avma, Registers};
 
 use super::ptrace::PlainRegisters;
+use super::stop_kind::StopKind;
 use super::stopped_thread::StoppedRegisters;
+use crate::Tid;
 
 /// `struct user_regs_struct` of asm/user_64.h. A 32-bit thread has a smaller one.
 pub(super) type RawRegisters = libc::user_regs_struct;
@@ -87,7 +89,7 @@ pub(super) fn is_thirty_two_bit(raw: &RawRegisters) -> bool {
 }
 
 /// What the kernel's struct says.
-pub(super) fn decode(raw: RawRegisters) -> StoppedRegisters {
+pub(super) fn decode(_tid: Tid, raw: RawRegisters) -> StoppedRegisters {
     let syscall = in_syscall(&raw)
         .then(|| u32::try_from(raw.orig_rax).ok())
         .flatten();
@@ -101,7 +103,11 @@ pub(super) fn decode(raw: RawRegisters) -> StoppedRegisters {
 }
 
 /// The registers to write so that an interrupted call is run again; `None` when there is nothing to repair.
-pub(super) fn repaired(stopped: &StoppedRegisters) -> Option<RawRegisters> {
+pub(super) fn repaired(
+    _tid: Tid,
+    _kind: StopKind,
+    stopped: &StoppedRegisters,
+) -> Option<RawRegisters> {
     let number = stopped.syscall?;
     let interrupted = is_result(&stopped.raw, libc::EINTR.into()) && is_not_restarted(number);
     interrupted.then(|| RawRegisters {
@@ -152,27 +158,33 @@ mod tests {
     use super::*;
 
     fn at_syscall(number: i64, result: i64) -> StoppedRegisters {
-        decode(RawRegisters {
-            orig_rax: number.cast_unsigned(),
-            rax: result.cast_unsigned(),
-            ..ZEROED
-        })
+        decode(
+            Tid(0),
+            RawRegisters {
+                orig_rax: number.cast_unsigned(),
+                rax: result.cast_unsigned(),
+                ..ZEROED
+            },
+        )
     }
 
     #[test]
     fn registers_have_their_dwarf_numbers() {
-        let stopped = decode(RawRegisters {
-            rdx: 1,
-            rbx: 3,
-            rdi: 5,
-            rbp: 6,
-            rsp: 7,
-            r8: 8,
-            r15: 15,
-            rip: 16,
-            orig_rax: u64::MAX,
-            ..ZEROED
-        });
+        let stopped = decode(
+            Tid(0),
+            RawRegisters {
+                rdx: 1,
+                rbx: 3,
+                rdi: 5,
+                rbp: 6,
+                rsp: 7,
+                r8: 8,
+                r15: 15,
+                rip: 16,
+                orig_rax: u64::MAX,
+                ..ZEROED
+            },
+        );
         for register in [1, 3, 5, 6, 7, 8, 15, 16] {
             assert_eq!(
                 stopped.registers.get(register),
@@ -187,11 +199,12 @@ mod tests {
     #[test]
     fn only_calls_that_return_eintr_are_repaired() {
         let eintr = -i64::from(libc::EINTR);
-        assert!(repaired(&at_syscall(libc::SYS_epoll_wait, eintr)).is_some());
-        assert!(repaired(&at_syscall(libc::SYS_recvfrom, eintr)).is_some());
-        assert!(repaired(&at_syscall(libc::SYS_epoll_wait, 1)).is_none());
-        assert!(repaired(&at_syscall(libc::SYS_close, eintr)).is_none());
-        assert!(repaired(&at_syscall(-1, eintr)).is_none());
+        let repaired = |stopped| repaired(Tid(0), StopKind::Trap, &stopped);
+        assert!(repaired(at_syscall(libc::SYS_epoll_wait, eintr)).is_some());
+        assert!(repaired(at_syscall(libc::SYS_recvfrom, eintr)).is_some());
+        assert!(repaired(at_syscall(libc::SYS_epoll_wait, 1)).is_none());
+        assert!(repaired(at_syscall(libc::SYS_close, eintr)).is_none());
+        assert!(repaired(at_syscall(-1, eintr)).is_none());
         assert!(at_syscall(libc::SYS_futex, -ERESTARTSYS).interrupted_syscall);
         assert!(at_syscall(libc::SYS_nanosleep, -ERESTART_RESTARTBLOCK).interrupted_syscall);
         assert!(!at_syscall(libc::SYS_read, 10).interrupted_syscall);

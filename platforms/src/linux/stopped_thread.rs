@@ -35,7 +35,7 @@ pub struct StoppedRegisters {
     /// The number of the system call that the thread stands at the end of (it was inside when it was stopped, or is
     /// just about to return); `None` when it was executing its own code.
     pub syscall: Option<u32>,
-    /// Where the thread's own block of variables lies (x86_64: the base of FS).
+    /// Where the thread's own block of variables lies (x86_64: the base of FS; aarch64: TPIDR_EL0).
     pub thread_pointer: u64,
     /// Whether the stop has interrupted the system call, rather than come at its natural end. The kernel runs most of
     /// them again unseen; for the others there is [`StoppedThread::repair_interrupted_syscall`].
@@ -96,7 +96,7 @@ impl StoppedThread {
         if bytes != size_of::<RawRegisters>() || registers::is_thirty_two_bit(&raw) {
             return Err(RegistersError::ThirtyTwoBit);
         }
-        Ok(registers::decode(raw))
+        Ok(registers::decode(self.tid, raw))
     }
 
     /// Makes the kernel run a system call again which this stop has made to return `EINTR`, and says whether it was
@@ -104,8 +104,10 @@ impl StoppedThread {
     ///
     /// Most calls are run again by themselves. Those that are not (epoll_wait, semop, rt_sigtimedwait, io_getevents,
     /// io_uring_enter, sockets with a time-out: signal(7), and measured) would return `EINTR` to a program in which
-    /// no signal handler ran. Their result is replaced by the kernel's own "no handler: run again" (ERESTARTNOHAND):
-    /// with a handler pending the kernel makes that `EINTR` again, which is right. A relative time-out starts anew.
+    /// no signal handler ran. On x86_64 their result is replaced by the kernel's own "no handler: run again"
+    /// (ERESTARTNOHAND): with a handler pending the kernel makes that `EINTR` again, which is right. On aarch64 it has
+    /// looked at the result before the stop, so the thread is put back to before the call, unless it handles signals. A
+    /// relative time-out starts anew.
     ///
     /// # Errors
     /// When the registers cannot be written; then the call returns `EINTR`.
@@ -113,7 +115,7 @@ impl StoppedThread {
         &self,
         stopped: &StoppedRegisters,
     ) -> Result<bool, RegistersError> {
-        let Some(repaired) = registers::repaired(stopped) else {
+        let Some(repaired) = registers::repaired(self.tid, self.kind, stopped) else {
             return Ok(false);
         };
         ptrace::set_registers(self.tid, &repaired)?;

@@ -3,15 +3,15 @@
 //! A small ELF file with the function symbols and nothing else: the report reads it as it reads any other.
 
 use object::elf::{
-    DT_GNU_HASH, DT_HASH, DT_STRSZ, DT_STRTAB, DT_SYMTAB, Dyn64, DynamicTag, EM_X86_64, ET_DYN,
-    FileHeader64, PT_DYNAMIC, ProgramHeader64, SHF_ALLOC, SHF_EXECINSTR, SHT_DYNSYM, SHT_NOBITS,
-    SHT_STRTAB, SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, SectionType, Sym64, SymbolSection,
+    DT_GNU_HASH, DT_HASH, DT_STRSZ, DT_STRTAB, DT_SYMTAB, Dyn64, DynamicTag, ET_DYN, FileHeader64,
+    PT_DYNAMIC, ProgramHeader64, SHF_ALLOC, SHF_EXECINSTR, SHT_DYNSYM, SHT_NOBITS, SHT_STRTAB,
+    SHT_SYMTAB, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, SectionType, Sym64, SymbolSection,
 };
 use object::pod::slice_from_bytes;
 use object::read::StringTable;
 use object::read::elf::{FileHeader, GnuHashTable, HashTable, ProgramHeader, Sym};
 use object::{Endianness, pod};
-use sampler_unwind::{Avma, ElfImage, LoadBias, Segment, Svma};
+use sampler_unwind::{Arch, Avma, ElfImage, LoadBias, Segment, Svma};
 
 use super::source::Holder;
 
@@ -154,7 +154,7 @@ fn assemble(code: &[&Segment], table: &[u8], names: &[u8]) -> Vec<u8> {
         file.extend(u16::try_from(value).unwrap_or_default().to_le_bytes());
     };
     half(&mut file, usize::from(ET_DYN.0));
-    half(&mut file, usize::from(EM_X86_64.0));
+    half(&mut file, usize::from(Arch::NATIVE.elf_machine));
     file.extend(1u32.to_le_bytes());
     for word in [0, 0, headers_at as u64] {
         file.extend(word.to_le_bytes());

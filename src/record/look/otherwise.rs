@@ -52,7 +52,7 @@ impl Looker {
         interpreters.meet_all(process.modules, process.memory);
         self.context.namespace_tid = thread.namespace_tid();
         self.copy.clear();
-        let registers = Registers::unknown(&Arch::X86_64);
+        let registers = Registers::unknown(Arch::NATIVE);
         let until = Some(Instant::now() + self.pause_max);
         self.capture(process, interpreters, thread, registers, until);
         thread.expected.learn(&self.volatile);

@@ -1,5 +1,4 @@
-//! What a sleeping system call is about, by its number and arguments. Numbers are those of x86_64
-//! (arch/x86/entry/syscalls/syscall_64.tbl), as everywhere in a recording of that architecture.
+//! What a sleeping system call is about, by its number and arguments.
 
 use super::super::look::Waiting;
 
@@ -22,52 +21,113 @@ pub(super) enum Subject {
 /// FUTEX_WAITERS (include/uapi/linux/futex.h).
 pub(super) const WAITERS: u32 = 0x8000_0000;
 
-const FUTEX: u32 = 202;
-const POLL: u32 = 7;
-const PPOLL: u32 = 271;
+/// The numbers of an architecture's calls.
+struct Numbers {
+    futex: u32,
+    polls: &'static [u32],
+    /// Calls that can sleep and whose first argument is a descriptor that says something. Not those that wait for many
+    /// at once, such as epoll_wait.
+    on_descriptor: &'static [u32],
+}
 
-/// Calls that can sleep and whose first argument is a descriptor that says something. Not those that wait for many at
-/// once, such as epoll_wait.
-const ON_DESCRIPTOR: [u32; 35] = [
-    0,   // read
-    1,   // write
-    3,   // close
-    16,  // ioctl
-    17,  // pread64
-    18,  // pwrite64
-    19,  // readv
-    20,  // writev
-    40,  // sendfile
-    42,  // connect
-    43,  // accept
-    44,  // sendto
-    45,  // recvfrom
-    46,  // sendmsg
-    47,  // recvmsg
-    72,  // fcntl
-    73,  // flock
-    74,  // fsync
-    75,  // fdatasync
-    77,  // ftruncate
-    78,  // getdents
-    187, // readahead
-    217, // getdents64
-    275, // splice
-    277, // sync_file_range
-    285, // fallocate
-    288, // accept4
-    295, // preadv
-    296, // pwritev
-    299, // recvmmsg
-    306, // syncfs
-    307, // sendmmsg
-    326, // copy_file_range
-    327, // preadv2
-    328, // pwritev2
-];
+/// arch/x86/entry/syscalls/syscall_64.tbl.
+const X86_64: Numbers = Numbers {
+    futex: 202,
+    polls: &[7, 271],
+    on_descriptor: &[
+        0,   // read
+        1,   // write
+        3,   // close
+        16,  // ioctl
+        17,  // pread64
+        18,  // pwrite64
+        19,  // readv
+        20,  // writev
+        40,  // sendfile
+        42,  // connect
+        43,  // accept
+        44,  // sendto
+        45,  // recvfrom
+        46,  // sendmsg
+        47,  // recvmsg
+        72,  // fcntl
+        73,  // flock
+        74,  // fsync
+        75,  // fdatasync
+        77,  // ftruncate
+        78,  // getdents
+        187, // readahead
+        217, // getdents64
+        275, // splice
+        277, // sync_file_range
+        285, // fallocate
+        288, // accept4
+        295, // preadv
+        296, // pwritev
+        299, // recvmmsg
+        306, // syncfs
+        307, // sendmmsg
+        326, // copy_file_range
+        327, // preadv2
+        328, // pwritev2
+    ],
+};
+
+/// include/uapi/asm-generic/unistd.h.
+const AARCH64: Numbers = Numbers {
+    futex: 98,
+    polls: &[73],
+    on_descriptor: &[
+        25,  // fcntl
+        29,  // ioctl
+        32,  // flock
+        46,  // ftruncate
+        47,  // fallocate
+        57,  // close
+        61,  // getdents64
+        63,  // read
+        64,  // write
+        65,  // readv
+        66,  // writev
+        67,  // pread64
+        68,  // pwrite64
+        69,  // preadv
+        70,  // pwritev
+        71,  // sendfile
+        76,  // splice
+        82,  // fsync
+        83,  // fdatasync
+        84,  // sync_file_range
+        202, // accept
+        203, // connect
+        206, // sendto
+        207, // recvfrom
+        211, // sendmsg
+        212, // recvmsg
+        213, // readahead
+        242, // accept4
+        243, // recvmmsg
+        267, // syncfs
+        269, // sendmmsg
+        285, // copy_file_range
+        286, // preadv2
+        287, // pwritev2
+    ],
+};
+
+/// Those of the machine this is compiled for.
+const HERE: &Numbers = if cfg!(target_arch = "aarch64") {
+    &AARCH64
+} else {
+    &X86_64
+};
 
 /// What `waiting` is about; `None` where the call says all that is known.
 pub(super) fn subject(waiting: Waiting) -> Option<Subject> {
+    subject_by(HERE, waiting)
+}
+
+fn subject_by(numbers: &Numbers, waiting: Waiting) -> Option<Subject> {
     /// FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME (include/uapi/linux/futex.h).
     const FUTEX_FLAGS: u64 = 128 | 256;
     /// FUTEX_WAIT and FUTEX_WAIT_BITSET.
@@ -76,7 +136,7 @@ pub(super) fn subject(waiting: Waiting) -> Option<Subject> {
     const FUTEX_LOCKS: [u64; 2] = [6, 13];
     let [first, second, third, ..] = waiting.arguments;
     match waiting.number {
-        FUTEX => {
+        number if number == numbers.futex => {
             let operation = second & 0xffff_ffff & !FUTEX_FLAGS;
             let expected = match operation {
                 _ if FUTEX_WAITS.contains(&operation) => low(third),
@@ -88,8 +148,10 @@ pub(super) fn subject(waiting: Waiting) -> Option<Subject> {
                 expected,
             })
         }
-        POLL | PPOLL => (second == 1).then_some(Subject::PollList(first)),
-        number if ON_DESCRIPTOR.contains(&number) => {
+        number if numbers.polls.contains(&number) => {
+            (second == 1).then_some(Subject::PollList(first))
+        }
+        number if numbers.on_descriptor.contains(&number) => {
             Some(Subject::Descriptor(low(first).cast_signed()))
         }
         _ => None,
@@ -110,12 +172,13 @@ mod tests {
     use super::*;
     use crate::symbols::syscall_name;
 
+    const FUTEX: u32 = X86_64.futex;
+    const POLL: u32 = 7;
+
     fn of(number: u32, arguments: [u64; 3]) -> Option<Subject> {
         let [first, second, third] = arguments;
-        subject(Waiting {
-            number,
-            arguments: [first, second, third, 0, 0, 0],
-        })
+        let arguments = [first, second, third, 0, 0, 0];
+        subject_by(&X86_64, Waiting { number, arguments })
     }
 
     #[test]
@@ -143,19 +206,31 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_of_their_names() {
-        assert!(ON_DESCRIPTOR.is_sorted());
-        let names = ON_DESCRIPTOR.map(syscall_name);
-        for (name, number) in [
+        // What aarch64's numbers have in a recording.
+        const AARCH64_BIT: u32 = 1 << 16;
+        let names = |numbers: &[u32], bit| -> Vec<String> {
+            assert!(numbers.is_sorted());
+            let names = numbers.iter().map(|number| syscall_name(number | bit));
+            names.collect()
+        };
+        let on_x86_64 = names(X86_64.on_descriptor, 0);
+        for (name, position) in [
             ("read", 0),
             ("sendfile", 8),
             ("getdents64", 22),
             ("pwritev2", 34),
         ] {
-            assert_eq!(names[number], name);
+            assert_eq!(on_x86_64[position], name);
         }
-        assert_eq!(
-            [FUTEX, POLL, PPOLL].map(syscall_name),
-            ["futex", "poll", "ppoll"]
-        );
+        let mut others = names(AARCH64.on_descriptor, AARCH64_BIT);
+        others.push("getdents".to_owned());
+        others.sort();
+        let mut same = on_x86_64;
+        same.sort();
+        assert_eq!(others, same);
+        let futexes = [X86_64.futex, AARCH64.futex | AARCH64_BIT];
+        assert_eq!(futexes.map(syscall_name), ["futex", "futex"]);
+        assert_eq!(names(X86_64.polls, 0), ["poll", "ppoll"]);
+        assert_eq!(names(AARCH64.polls, AARCH64_BIT), ["ppoll"]);
     }
 }

@@ -8,8 +8,9 @@ use object::elf::{FileHeader64, SHT_DYNSYM, SHT_SYMTAB, SectionType};
 use object::read::elf::{FileHeader, Sym, SymbolTable};
 
 use super::unwind_sections::Sections;
-use super::{ElfImage, FdeIndex};
+use super::{ElfImage, FdeIndex, Segment};
 use crate::address::Svma;
+use crate::arch::Arch;
 use crate::native;
 
 /// Symbols looked at in one table. That of a browser has a million.
@@ -111,9 +112,12 @@ impl ElfImage {
         Sections::of(self).svma_range(name)
     }
 
-    /// The bytes of all segments without code, as far as they are looked through: where constants and strings are.
+    /// The bytes of all segments where constants and strings are, as far as they are looked through: those without code, and
+    /// one with the headers and all else that is only read. Linkers make such a one unless told `-z separate-code`, which is
+    /// what they do on x86_64, and not on aarch64.
     pub fn data_segments(&self) -> impl Iterator<Item = &[u8]> {
-        let data = self.segments().iter().filter(|segment| !segment.executable);
+        let has_data = |segment: &&Segment| !segment.executable || segment.file.start.0 == 0;
+        let data = self.segments().iter().filter(has_data);
         data.take(DATA_SEGMENTS_MAX)
             .filter_map(|segment| self.bytes_at(segment.svma.start))
             .map(|bytes| bytes.get(..DATA_BYTES_MAX).unwrap_or(bytes))
@@ -135,12 +139,20 @@ impl ElfImage {
 
     /// How far above the stack pointer the caller's frame begins at `svma`, where that is what the unwind tables say.
     pub fn stack_bytes_at(&self, svma: Svma) -> Option<u64> {
+        let stack_pointer = Arch::of_machine(self.machine())?.stack_pointer;
         let mut context = UnwindContext::new();
         native::with_row(self, svma, &mut context, |cfa| match cfa {
-            CfaRule::RegisterAndOffset { register, offset } if *register == gimli::X86_64::RSP => {
+            CfaRule::RegisterAndOffset { register, offset } if register.0 == stack_pointer => {
                 u64::try_from(*offset).ok()
             }
             _ => None,
         })
+    }
+
+    /// Whether the unwind tables say that nothing is on the stack at `svma` but what a call puts there, as where functions
+    /// begin.
+    pub fn is_at_entry(&self, svma: Svma) -> bool {
+        Arch::of_machine(self.machine())
+            .is_some_and(|arch| self.stack_bytes_at(svma) == Some(arch.call_stack_bytes))
     }
 }

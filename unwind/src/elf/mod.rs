@@ -1,5 +1,6 @@
 //! An ELF image: where its code lies, its build ID, and its unwind sections.
 
+mod arm_augmentations;
 mod fde_index;
 mod go_image;
 mod go_pclntab;
@@ -89,6 +90,7 @@ pub struct ElfImage {
     id: ImageId,
     bytes: ImageBytes,
     layout: Layout,
+    machine: u16,
     entry: Svma,
     segments: Vec<Segment>,
     eh_frame_hdr: Option<Range<Svma>>,
@@ -153,6 +155,7 @@ impl ElfImage {
             .map(svma_range);
         let mut image = Self {
             id: ImageId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            machine: header.e_machine(endian).0,
             entry: Svma(header.e_entry(endian)),
             segments,
             eh_frame_hdr,
@@ -199,6 +202,11 @@ impl ElfImage {
     /// The GNU build ID.
     pub fn build_id(&self) -> Option<&BuildId> {
         self.build_id.as_ref()
+    }
+
+    /// What kind of processor its code is for: `e_machine`, as in [`crate::Arch::elf_machine`].
+    pub fn machine(&self) -> u16 {
+        self.machine
     }
 
     /// Whether it names the dynamic loader that it is to be run by (`PT_INTERP`): programs do, and C libraries.

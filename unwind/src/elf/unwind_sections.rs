@@ -3,14 +3,16 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use gimli::{BaseAddresses, EhFrameHdr, EndianSlice, LittleEndian, Pointer};
+use gimli::{BaseAddresses, EhFrameHdr, EndianSlice, LittleEndian, Pointer, Vendor};
 use object::Endianness;
 use object::elf::{FileHeader64, SHF_COMPRESSED, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader, SectionTable};
 use object::read::{CompressedData, CompressionFormat};
 
+use super::arm_augmentations::without_letters;
 use super::{ElfImage, FdeIndex, GoFunctions, ImageBytes};
 use crate::address::Svma;
+use crate::arch::Arch;
 
 /// The largest `.debug_frame` that is decompressed. That of a browser is some 30 MB.
 const DECOMPRESSED_BYTES_MAX: u64 = 1 << 30;
@@ -53,6 +55,8 @@ pub(crate) struct UnwindSections {
     pub(crate) eh_frame: Option<UnwindSection>,
     pub(crate) debug_frame: Option<UnwindSection>,
     pub(crate) bases: BaseAddresses,
+    /// Whether its tables use Arm's extensions: `DW_CFA_AARCH64_negate_ra_state`.
+    has_arm_extensions: bool,
     /// Whether the search table in `.eh_frame_hdr` is sorted, found out when it first gives no answer.
     pub(crate) hdr_is_sorted: OnceLock<bool>,
     /// The functions of a Go program.
@@ -66,7 +70,7 @@ impl UnwindSections {
     pub(crate) fn find(image: &ElfImage) -> Self {
         let sections = Sections::of(image);
         let mut found = Self {
-            bases: BaseAddresses::default(),
+            has_arm_extensions: image.machine() == Arch::AARCH64.elf_machine,
             ..Self::default()
         };
         for name in [".plt", ".plt.sec", ".plt.got"] {
@@ -86,6 +90,14 @@ impl UnwindSections {
             .or_else(|| debug_frame_of(image.debug_file.as_ref()?))
             .map(|bytes| UnwindSection::new(0, bytes));
         found
+    }
+
+    /// Whose extensions of call frame information the tables use.
+    pub(crate) fn vendor(&self) -> Vendor {
+        match self.has_arm_extensions {
+            true => Vendor::AArch64,
+            false => Vendor::Default,
+        }
     }
 
     fn find_eh_frame_hdr(&mut self, image: &ElfImage, sections: &Sections<'_>) {
@@ -117,6 +129,10 @@ impl UnwindSections {
             return;
         };
         self.bases = self.bases.clone().set_eh_frame(range.start.0);
+        let bytes = match self.has_arm_extensions {
+            true => without_letters(bytes),
+            false => bytes,
+        };
         self.eh_frame = Some(UnwindSection::new(range.start.0, bytes));
     }
 

@@ -1,16 +1,40 @@
 //! Jumps in machine code, found without decoding it.
 
 use crate::address::Svma;
+use crate::arch::Arch;
+use crate::native::aarch64;
 
-/// The jumps in `code`, which lies at `start`, that leave it: where each stands, and where it leads. What merely looks like a
-/// jump is among them, and leads anywhere.
-pub(super) fn leaving(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)> {
+/// Where each of some jumps stands, and where it leads.
+type Jumps<'a> = Box<dyn Iterator<Item = (Svma, Svma)> + 'a>;
+
+/// The jumps in `code`, which is for processors of kind `machine` and lies at `start`, that leave it. What merely looks like
+/// a jump is among them, and leads anywhere.
+pub(super) fn leaving(
+    machine: u16,
+    code: &[u8],
+    start: Svma,
+) -> impl Iterator<Item = (Svma, Svma)> {
     let end = start.0.saturating_add(code.len() as u64);
-    all(code, start).filter(move |(_, target)| !(start.0..end).contains(&target.0))
+    all(machine, code, start).filter(move |(_, target)| !(start.0..end).contains(&target.0))
 }
 
-/// All jumps in `code`, with a distance of 32 bits.
-pub(super) fn all(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)> {
+/// All jumps in `code`; on x86_64 those with a distance of 32 bits.
+pub(super) fn all(machine: u16, code: &[u8], start: Svma) -> Jumps<'_> {
+    match machine == Arch::AARCH64.elf_machine {
+        true => Box::new(aarch64::jumps(code, start)),
+        false => Box::new(jumps_of_x86(code, start)),
+    }
+}
+
+/// All calls in `code`, as [`all`] gives jumps.
+pub(super) fn calls(machine: u16, code: &[u8], start: Svma) -> Jumps<'_> {
+    match machine == Arch::AARCH64.elf_machine {
+        true => Box::new(aarch64::calls(code, start)),
+        false => Box::new(calls_of_x86(code, start)),
+    }
+}
+
+fn jumps_of_x86(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)> {
     (0u64..)
         .zip(code.windows(6))
         .filter_map(move |(at, window)| {
@@ -26,8 +50,7 @@ pub(super) fn all(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)
         })
 }
 
-/// All calls in `code`, as [`all`] gives jumps.
-pub(super) fn calls(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)> {
+fn calls_of_x86(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svma)> {
     const BYTES: u64 = 5;
     (0u64..)
         .zip(code.windows(5))
@@ -46,6 +69,8 @@ pub(super) fn calls(code: &[u8], start: Svma) -> impl Iterator<Item = (Svma, Svm
 mod tests {
     use super::*;
 
+    const X86_64: u16 = Arch::X86_64.elf_machine;
+
     #[test]
     fn jumps_that_leave_are_found() {
         let mut code = vec![0x90; 4];
@@ -54,11 +79,26 @@ mod tests {
         code.push(0xc3);
         let start = Svma(0x1000);
         let jump = (Svma(0x100a), Svma(0x1000 + 15 + 0xfff0));
-        assert_eq!(leaving(&code, start).collect::<Vec<_>>(), [jump]);
+        assert_eq!(leaving(X86_64, &code, start).collect::<Vec<_>>(), [jump]);
         let both = [(Svma(0x1004), start), jump];
-        assert_eq!(all(&code, start).collect::<Vec<_>>(), both);
+        assert_eq!(all(X86_64, &code, start).collect::<Vec<_>>(), both);
         let call = [0x90, 0xe8, 0x0a, 0x00, 0x00, 0x00];
-        let found: Vec<_> = calls(&call, start).collect();
+        let found: Vec<_> = calls(X86_64, &call, start).collect();
         assert_eq!(found, [(Svma(0x1001), Svma(0x1010))]);
+    }
+
+    #[test]
+    fn jumps_and_calls_of_aarch64_are_found() {
+        let machine = Arch::AARCH64.elf_machine;
+        // nop; b .+0x100; b.eq .-8; bl .+8
+        let words: [u32; 4] = [0xd503_201f, 0x1400_0040, 0x54ff_ffc0, 0x9400_0002];
+        let code: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        let start = Svma(0x1000);
+        let far = (Svma(0x1004), Svma(0x1104));
+        assert_eq!(leaving(machine, &code, start).collect::<Vec<_>>(), [far]);
+        let both = [far, (Svma(0x1008), start)];
+        assert_eq!(all(machine, &code, start).collect::<Vec<_>>(), both);
+        let call = [(Svma(0x100c), Svma(0x1014))];
+        assert_eq!(calls(machine, &code, start).collect::<Vec<_>>(), call);
     }
 }

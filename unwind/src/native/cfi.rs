@@ -143,7 +143,8 @@ fn eh_frame_fde<'a>(
     svma: Svma,
 ) -> Option<(EhFrame<Reader<'a>>, Fde<'a>)> {
     let section = sections.eh_frame.as_ref()?;
-    let table = EhFrame::from(section.reader());
+    let mut table = EhFrame::from(section.reader());
+    table.set_vendor(sections.vendor());
     if let Some(fde) = search_hdr(sections, &table, svma) {
         return Some((table, fde));
     }
@@ -162,6 +163,7 @@ fn debug_frame_fde<'a>(
     let section = sections.debug_frame.as_ref()?;
     let mut table = DebugFrame::from(section.reader());
     table.set_address_size(8);
+    table.set_vendor(sections.vendor());
     let index = section.index(|| FdeIndex::build(&table, &sections.bases));
     let fde = search_index(index, &table, sections, svma)?;
     Some((table, fde))

@@ -61,8 +61,13 @@ pub(crate) struct Caller {
 }
 
 impl ComplexRule {
-    /// Keeps the row in `cfi`; `None` if it makes no sense.
-    pub(crate) fn new(image: &ElfImage, cfi: &CfiRow<'_>) -> Option<Self> {
+    /// Keeps the row in `cfi`; `None` if it makes no sense. A return address that is not mentioned is still in
+    /// `link_register`, where there is such a register.
+    pub(crate) fn new(
+        image: &ElfImage,
+        cfi: &CfiRow<'_>,
+        link_register: Option<u16>,
+    ) -> Option<Self> {
         let at = |expression: &gimli::UnwindExpression<usize>| ExpressionAt {
             source: cfi.source,
             expression: *expression,
@@ -97,9 +102,14 @@ impl ComplexRule {
             .take(REGISTER_RULES_MAX)
             .map(|(register, rule)| Some((register.0, place(rule)?)))
             .collect::<Option<_>>()?;
+        let return_address = cfi.row.register(gimli::Register(cfi.return_address));
+        let is_unchanged = matches!(return_address, None | Some(RegisterRule::SameValue));
         Some(Self {
             cfa,
-            return_address: place(&cfi.row.register(gimli::Register(cfi.return_address))?)?,
+            return_address: match link_register.filter(|_| is_unchanged) {
+                Some(register) => Place::In(register),
+                None => place(&return_address?)?,
+            },
             registers: registers.into(),
             is_signal_frame: cfi.is_signal_frame,
         })

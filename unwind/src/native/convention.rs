@@ -1,9 +1,9 @@
 //! Steps for code that nothing describes: by a call that fits the code, by the frame pointer if it proves to be one,
 //! and by a checked scan.
 
-use super::rule::RuleKind;
+use super::machine::Machine;
+use super::rule::{Rule, RuleKind};
 use super::walk::{Place, Walk};
-use super::x86_64::{CALL_BYTES_MAX, direct_call_target};
 use crate::address::Avma;
 use crate::memory::MemoryReader;
 use crate::stack::{FrameOrigin, StackEnd};
@@ -17,7 +17,7 @@ const FUNCTION_BYTES_MAX: u64 = 1 << 16;
 /// Functions that are followed to find one that a PC belongs to.
 const TRIES_MAX: u32 = 8;
 
-impl<M: MemoryReader + ?Sized> Walk<'_, M> {
+impl<M: MemoryReader + ?Sized, A: Machine> Walk<'_, M, A> {
     /// Goes on by the frame pointer or by a scan, or else ends with `otherwise`.
     #[cold]
     pub(super) fn step_by_convention(
@@ -25,9 +25,16 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         otherwise: StackEnd,
     ) -> Result<FrameOrigin, StackEnd> {
         self.step_by_call()
+            .or_else(|| self.step_by_link())
             .or_else(|| self.step_by_frame_pointer())
-            .or_else(|| self.step_by_scan())
-            .ok_or(otherwise)
+            .map_or_else(|| self.step_by_last_means(otherwise), Ok)
+    }
+
+    fn step_by_last_means(&mut self, otherwise: StackEnd) -> Result<FrameOrigin, StackEnd> {
+        if self.has_last_record() {
+            return Err(StackEnd::Root);
+        }
+        self.step_by_scan().ok_or(otherwise)
     }
 
     /// The caller by a return address on the stack whose call is to code from which the PC is reached, with just as
@@ -39,7 +46,8 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         let mut tries = 0;
         for word in 0..SCAN_WORDS_MAX {
             let slot = sp.checked_add(word * 8)?;
-            let address = Avma(self.memory.read_u64(Avma(slot)).ok()?);
+            let address = self.memory.read_u64(Avma(slot)).ok()?;
+            let address = Avma(A::code_address(address));
             let Some(target) = self.call_target(address) else {
                 continue;
             };
@@ -54,9 +62,9 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
             if tries > TRIES_MAX {
                 return None;
             }
-            let rule = self.resolver.rule_from_entry(&module.image, target, pc);
-            if let Some(rule) =
-                rule.filter(|rule| i64::from(rule.offset()) - 8 == (word * 8).cast_signed())
+            let slot_of = |rule: &Rule| Some(i64::from(rule.offset()) + A::return_slot(rule)?);
+            let rule = A::rule_from_entry(&module.image, target, pc);
+            if let Some(rule) = rule.filter(|rule| slot_of(rule) == Some((word * 8).cast_signed()))
             {
                 self.apply(&rule, sp).ok()?;
                 return Some(self.origin(FrameOrigin::Prologue));
@@ -66,15 +74,15 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
     }
 
     /// Where the direct call leads after which `address` lies.
-    fn call_target(&self, address: Avma) -> Option<Avma> {
+    pub(super) fn call_target(&self, address: Avma) -> Option<Avma> {
         let (image, svma) = self.image_of(address)?;
-        let before = image.code_before(svma, CALL_BYTES_MAX as u64)?;
-        let distance = direct_call_target(svma, before)?.0.wrapping_sub(svma.0);
+        let before = image.code_before(svma, A::CALL_BYTES_MAX as u64)?;
+        let distance = A::direct_call_target(svma, before)?.0.wrapping_sub(svma.0);
         Some(Avma(address.0.wrapping_add(distance)))
     }
 
     /// The caller by the frame pointer: it lies on this stack and a proven return address above it.
-    fn step_by_frame_pointer(&mut self) -> Option<FrameOrigin> {
+    pub(super) fn step_by_frame_pointer(&mut self) -> Option<FrameOrigin> {
         let arch = self.registers.arch();
         let sp = self.registers.sp()?;
         let frame = self.registers.get(arch.frame_pointer)?;
@@ -83,7 +91,8 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
             return None;
         }
         let outer = self.memory.read_u64(Avma(frame)).ok()?;
-        let address = Avma(self.memory.read_u64(Avma(frame.checked_add(8)?)).ok()?);
+        let address = self.memory.read_u64(Avma(frame.checked_add(8)?)).ok()?;
+        let address = Avma(A::code_address(address));
         if !self.is_return_to(address) {
             return None;
         }
@@ -95,6 +104,7 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         self.registers.keep_only(&[]);
         self.registers.set(arch.frame_pointer, outer);
         self.arrive(Avma(frame.wrapping_add(16)));
+        self.sp_is_bound = true;
         Some(FrameOrigin::FramePointer)
     }
 
@@ -103,7 +113,8 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         let sp = self.registers.sp()?.0.checked_next_multiple_of(8)?;
         for word in 0..SCAN_WORDS_MAX {
             let slot = sp.checked_add(word * 8)?;
-            let address = Avma(self.memory.read_u64(Avma(slot)).ok()?);
+            let address = self.memory.read_u64(Avma(slot)).ok()?;
+            let address = Avma(A::code_address(address));
             if !self.is_after_call(address) {
                 continue;
             }
@@ -112,6 +123,7 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
             }
             self.registers.keep_only(&[]);
             self.arrive(Avma(slot.wrapping_add(8)));
+            self.found_by_scan(slot);
             // Where a program or thread starts there is one such address, and no left-over of an earlier call.
             let to = self.at();
             let is_start = to.place == Place::Image && to.rule.kind() == RuleKind::Root;

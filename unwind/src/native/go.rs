@@ -4,12 +4,10 @@
 //! functions of which tables made for debuggers (`.debug_frame`) know nothing: those in which a goroutine or thread
 //! begins, and those that go to another stack. Marks are asked before all tables, movements after them.
 
-use super::rule::{Rule, RuleKind, SAVED_MAX, Slot};
-use super::x86_64::STACK_POINTER;
-use super::x86_64::follow::{Followed, follow};
+use super::machine::{Followed, Machine};
+use super::rule::{Rule, RuleKind};
 use crate::address::Svma;
 use crate::elf::{ElfImage, GoFunction};
-use crate::stack::FrameOrigin;
 
 /// What is behind the name of a function written in assembler (Go 1.17 and later).
 const ASSEMBLER_SUFFIX: &str = ".abi0";
@@ -27,7 +25,7 @@ const OUTERMOST: [&str; 4] = [
 const SIGNAL_HANDLER: &str = "runtime.sigtramp";
 
 /// The rule that a mark of the function at `lookup` calls for; `None` where it has none.
-pub(super) fn by_mark(image: &ElfImage, lookup: Svma, pc: Svma) -> Option<Rule> {
+pub(super) fn by_mark<A: Machine>(image: &ElfImage, lookup: Svma, pc: Svma) -> Option<Rule> {
     let function = image.unwind_sections().go.as_ref()?.find(lookup)?;
     if is_outermost(&function) {
         return Some(Rule::of(RuleKind::Root));
@@ -37,7 +35,7 @@ pub(super) fn by_mark(image: &ElfImage, lookup: Svma, pc: Svma) -> Option<Rule> 
     }
     // It may keep the stack pointer in a register, as while it calls the vDSO on the thread's stack; or it has not left
     // the stack yet. The code tells.
-    match follow(&image, pc.0) {
+    match A::follow(&image, pc.0) {
         Followed::Returns(rule) => Some(rule),
         Followed::Exits | Followed::Unknown => Some(Rule::of(RuleKind::OtherStack)),
     }
@@ -53,18 +51,10 @@ pub(super) fn is_start(image: &ElfImage, pc: Svma) -> bool {
 }
 
 /// The rule by how far the stack pointer has moved at `lookup`.
-pub(super) fn by_movement(image: &ElfImage, lookup: Svma) -> Option<Rule> {
+pub(super) fn by_movement<A: Machine>(image: &ElfImage, lookup: Svma) -> Option<Rule> {
     let functions = image.unwind_sections().go.as_ref()?;
     let function = functions.find(lookup)?;
-    let moved = functions.sp_delta(&function, lookup)?;
-    let return_address_bytes = 8;
-    let rule = Rule::simple(
-        STACK_POINTER,
-        moved.checked_add(return_address_bytes)?,
-        FrameOrigin::GoTable,
-    );
-    // No function of Go's keeps a register for its caller but rbp, and where that is the table does not say.
-    Some(rule.with_saved([Slot::LOST; SAVED_MAX]))
+    A::go_rule(functions.sp_delta(&function, lookup)?)
 }
 
 fn is_outermost(function: &GoFunction<'_>) -> bool {

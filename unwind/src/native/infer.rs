@@ -6,9 +6,9 @@
 //! return address of a call to this very function. What is not unique is not used.
 
 use super::cfi;
+use super::machine::Machine;
 use super::rule::{Rule, RuleKind};
 use super::walk::Walk;
-use super::x86_64;
 use crate::address::{Avma, LoadBias, Svma};
 use crate::memory::MemoryReader;
 use crate::stack::{FrameOrigin, StackEnd};
@@ -27,7 +27,7 @@ enum Fit {
     Proven,
 }
 
-impl<M: MemoryReader + ?Sized> Walk<'_, M> {
+impl<M: MemoryReader + ?Sized, A: Machine> Walk<'_, M, A> {
     /// Applies `rule`, whose register is unknown.
     #[cold]
     pub(super) fn step_by_inference(&mut self, rule: Rule) -> Result<FrameOrigin, StackEnd> {
@@ -64,7 +64,7 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         if !is_helper || distance >= INFER_WORDS_MAX * 8 {
             return None;
         }
-        let slot = i64::from(rule.offset()).checked_add(rule.return_address())?;
+        let slot = i64::from(rule.offset()).checked_add(A::return_slot(&rule)?)?;
         let address = self.word(Avma(base.wrapping_add_signed(slot))).ok()?;
         if !self.is_after_call(Avma(address)) {
             return None;
@@ -78,11 +78,11 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         let module = self.module()?;
         let pc = module.svma(self.at().pc);
         let is_return_address = self.at().is_return_address;
-        let by_stack = self
-            .resolver
-            .rule_by_stack(&module.image, pc, is_return_address, rule)?;
+        let by_stack =
+            self.resolver
+                .rule_by_stack::<A>(&module.image, pc, is_return_address, rule)?;
         let sp = self.registers.sp()?.0;
-        let offset = i64::from(by_stack.offset()).checked_add(by_stack.return_address())?;
+        let offset = i64::from(by_stack.offset()).checked_add(A::return_slot(&by_stack)?)?;
         let address = self
             .memory
             .read_u64(Avma(sp.wrapping_add_signed(offset)))
@@ -100,7 +100,7 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         let lookup = at.pc.0.wrapping_sub(u64::from(at.is_return_address));
         let function = cfi::function(&module.image, module.svma(Avma(lookup)))?;
         let function = module.bias.avma(function.start);
-        let slot = i64::from(rule.offset()).checked_add(rule.return_address())?;
+        let slot = i64::from(rule.offset()).checked_add(A::return_slot(&rule)?)?;
         let first = self.registers.sp()?.0.checked_next_multiple_of(8)?;
         let mut found = None;
         for word in 0..INFER_WORDS_MAX {
@@ -132,10 +132,10 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         let Some((image, svma)) = self.image_of(address) else {
             return Fit::No;
         };
-        let Some(before) = image.code_before(svma, x86_64::CALL_BYTES_MAX as u64) else {
+        let Some(before) = image.code_before(svma, A::CALL_BYTES_MAX as u64) else {
             return Fit::No;
         };
-        if !x86_64::ends_with_call(before) {
+        if !A::ends_with_call(before) {
             return Fit::No;
         }
         match self.called(address, svma, before) {
@@ -145,6 +145,13 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
         }
     }
 
+    /// Where the call leads after which `address` is the return address, as [`Walk::called`] tells.
+    pub(super) fn called_from(&self, address: Avma) -> Option<Avma> {
+        let (image, svma) = self.image_of(address)?;
+        let before = image.code_before(svma, A::CALL_BYTES_MAX as u64)?;
+        A::ends_with_call(before).then(|| self.called(address, svma, before))?
+    }
+
     /// Where the call leads after which `address` is the return address; `None` when it does not tell, or by a slot
     /// that cannot be read.
     ///
@@ -152,14 +159,14 @@ impl<M: MemoryReader + ?Sized> Walk<'_, M> {
     fn called(&self, address: Avma, svma: Svma, before: &[u8]) -> Option<Avma> {
         let bias = LoadBias(address.0.wrapping_sub(svma.0));
         let slot = |svma: Svma| self.memory.read_u64(bias.avma(svma)).ok().map(Avma);
-        let Some(target) = x86_64::direct_call_target(svma, before) else {
-            return slot(x86_64::call_slot(svma, before)?);
+        let Some(target) = A::direct_call_target(svma, before) else {
+            return slot(A::call_slot(svma, before)?);
         };
         let code = self
             .image_of(address)
             .and_then(|(image, _)| image.code_at(target))
             .unwrap_or_default();
-        match x86_64::plt_slot(target, code) {
+        match A::plt_slot(target, code) {
             Some(through) => slot(through),
             None => Some(bias.avma(target)),
         }

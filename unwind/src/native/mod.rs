@@ -1,5 +1,6 @@
 //! The walk through compiled code.
 
+pub(crate) mod aarch64;
 mod cache;
 mod cfi;
 mod complex;
@@ -7,6 +8,8 @@ mod convention;
 mod fast;
 mod go;
 mod infer;
+mod machine;
+mod record;
 mod resolve;
 mod rule;
 mod walk;
@@ -18,15 +21,16 @@ use crate::interpreter::NativeFrame;
 use crate::memory::MemoryReader;
 use crate::modules::Modules;
 use crate::registers::Registers;
-use crate::stack::{FrameOrigin, Stack};
+use crate::stack::{FrameOrigin, Stack, StackEnd};
 
+use aarch64::Aarch64;
 pub(crate) use cfi::function;
 use cfi::{CfiLookup, look_up};
 use fast::FastStorey;
+use machine::{Code, INSTRUCTION_BYTES_MAX, Machine};
 use resolve::Resolver;
 use walk::Walk;
-use x86_64::INSTRUCTION_BYTES_MAX;
-use x86_64::follow::{Code, Followed, follow};
+use x86_64::X86_64;
 
 /// How often each way of finding a caller was taken, over the life of an [`Unwinder`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +111,7 @@ impl Unwinder {
             self.count(stack);
             return;
         }
-        stack.end = Walk::new(&mut self.resolver, modules, memory, start, None).run(stack);
+        stack.end = walk_completely(&mut self.resolver, modules, start, memory, None, stack);
         self.count(stack);
     }
 
@@ -121,7 +125,8 @@ impl Unwinder {
         stack: &mut Stack,
     ) {
         stack.frames.clear();
-        stack.end = Walk::new(&mut self.resolver, modules, memory, start, Some(guide)).run(stack);
+        let resolver = &mut self.resolver;
+        stack.end = walk_completely(resolver, modules, start, memory, Some(guide), stack);
         self.count(stack);
     }
 
@@ -147,6 +152,26 @@ impl Unwinder {
     }
 }
 
+/// Walks to the end on the processor that the registers are of, and says why it is the end.
+fn walk_completely<'a, M: MemoryReader + ?Sized>(
+    resolver: &'a mut Resolver,
+    modules: &'a Modules,
+    start: &'a Registers,
+    memory: &'a M,
+    guide: Option<&'a mut dyn WalkGuide>,
+    stack: &mut Stack,
+) -> StackEnd {
+    match start.arch().elf_machine {
+        X86_64::ELF_MACHINE => {
+            Walk::<_, X86_64>::new(resolver, modules, memory, start, guide).run(stack)
+        }
+        Aarch64::ELF_MACHINE => {
+            Walk::<_, Aarch64>::new(resolver, modules, memory, start, guide).run(stack)
+        }
+        _ => StackEnd::NoUnwindInfo(start.pc().unwrap_or_default()),
+    }
+}
+
 /// What `read` makes of the rule for the caller's frame that the unwind tables have at `svma`.
 pub(crate) fn with_row<T>(
     image: &ElfImage,
@@ -167,8 +192,4 @@ impl<M: MemoryReader + ?Sized> Code for MemoryCode<'_, M> {
     fn fetch(&self, at: u64, into: &mut [u8; INSTRUCTION_BYTES_MAX]) -> usize {
         self.0.read(Avma(at), into).unwrap_or(0)
     }
-}
-
-fn follow_memory<M: MemoryReader + ?Sized>(memory: &M, pc: Avma) -> Followed {
-    follow(&MemoryCode(memory), pc.0)
 }

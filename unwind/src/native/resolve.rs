@@ -6,17 +6,11 @@ use super::cache::{AddressKind, Key, RuleCache};
 use super::cfi::{self, CfiLookup, CfiRow};
 use super::complex::{COMPLEX_RULES_MAX, ComplexRule};
 use super::go;
-use super::rule::{self, Rule, RuleKind};
-use super::x86_64::decode::decode;
-use super::x86_64::follow::{
-    Code, Followed, epilogue, follow, has_fixed_stack, loader_start, rule_from_entry, rule_of_body,
-};
-use super::x86_64::{self, CALL_BYTES_MAX, INSTRUCTION_BYTES_MAX};
+use super::machine::{Code, Followed, INSTRUCTION_BYTES_MAX, Machine};
+use super::rule::{Rule, RuleKind};
 use crate::address::{Avma, Svma};
-use crate::arch::Arch;
 use crate::elf::ElfImage;
 use crate::modules::{Modules, Piece};
-use crate::stack::FrameOrigin;
 
 /// Decides rules, and keeps them.
 pub(crate) struct Resolver {
@@ -75,7 +69,7 @@ impl Resolver {
     }
 
     /// The rule for the code at `pc`, which is in `piece`. For a return address that includes whether it can be one.
-    pub(crate) fn rule(
+    pub(crate) fn rule<A: Machine>(
         &mut self,
         modules: &Modules,
         piece: &Piece,
@@ -85,14 +79,17 @@ impl Resolver {
         let svma = piece.bias.svma(pc);
         let key = Key::new(piece.image, svma, address_kind(is_return_address));
         match modules.get(piece.module) {
-            Some(module) => self.decide_and_keep(key, &module.image, svma, is_return_address),
-            None => Rule::of(RuleKind::NoCode),
+            Some(module) if module.image.machine() == A::ELF_MACHINE => {
+                self.decide_and_keep::<A>(key, &module.image, svma, is_return_address)
+            }
+            // A file that is mapped as data, or hostile.
+            Some(_) | None => Rule::of(RuleKind::NoCode),
         }
     }
 
     /// The rule that `rule`, which is that of `pc`, comes to when the stack pointer is all that is known: the code is
     /// followed from the function's start to `pc`. `None` where the distance is not fixed.
-    pub(crate) fn rule_by_stack(
+    pub(crate) fn rule_by_stack<A: Machine>(
         &mut self,
         image: &ElfImage,
         pc: Svma,
@@ -108,7 +105,7 @@ impl Resolver {
             Some(kept) => *kept,
             None => {
                 let lookup = Svma(pc.0.wrapping_sub(u64::from(is_return_address)));
-                let by_stack = decide_by_stack(image, lookup, pc, rule);
+                let by_stack = A::rule_by_stack(image, lookup, pc, rule);
                 let by_stack = by_stack.unwrap_or(Rule::of(RuleKind::NoCfi));
                 if let Some(key) = key {
                     self.cache.insert(key, by_stack);
@@ -120,7 +117,7 @@ impl Resolver {
     }
 
     #[cold]
-    fn decide_and_keep(
+    fn decide_and_keep<A: Machine>(
         &mut self,
         key: Option<Key>,
         image: &ElfImage,
@@ -132,21 +129,11 @@ impl Resolver {
             self.complex.clear();
             self.cache.clear();
         }
-        let rule = self.decide(image, pc, is_return_address);
+        let rule = self.decide::<A>(image, pc, is_return_address);
         if let Some(key) = key {
             self.cache.insert(key, rule);
         }
         rule
-    }
-
-    /// The rule for `pc` if its function begins at `function`.
-    pub(crate) fn rule_from_entry(
-        &mut self,
-        image: &ElfImage,
-        function: Svma,
-        pc: Svma,
-    ) -> Option<Rule> {
-        rule_from_entry(&image, function.0, pc.0).or_else(|| rule_of_body(&image, function.0))
     }
 
     /// The complex rule that `rule` stands for.
@@ -155,13 +142,13 @@ impl Resolver {
             .get(usize::try_from(rule.complex_index()).ok()?)
     }
 
-    fn decide(&mut self, image: &ElfImage, pc: Svma, is_return_address: bool) -> Rule {
+    fn decide<A: Machine>(&mut self, image: &ElfImage, pc: Svma, is_return_address: bool) -> Rule {
         let code = image.code_at(pc).unwrap_or_default();
         let before = image
-            .code_before(pc, CALL_BYTES_MAX as u64)
+            .code_before(pc, A::CALL_BYTES_MAX as u64)
             .unwrap_or_default();
-        if x86_64::is_signal_trampoline(code)
-            || !is_return_address && x86_64::is_signal_trampoline_call(before, code)
+        if A::is_signal_trampoline(code)
+            || !is_return_address && A::is_signal_trampoline_call(before, code)
         {
             return Rule::of(RuleKind::SignalTrampoline);
         }
@@ -169,40 +156,45 @@ impl Resolver {
             return match code {
                 [] => Rule::of(RuleKind::NoCode),
                 // Whatever its tables say: some begin to tell that there is no caller one instruction later.
-                _ if pc == image.entry() && x86_64::clears_frame_pointer(code) => {
-                    Rule::of(RuleKind::Root)
-                }
-                _ => self.by_tables_or_code(image, pc, pc, false),
+                _ if pc == image.entry() && A::is_outermost_entry(code) => Rule::of(RuleKind::Root),
+                _ => self.by_tables_or_code::<A>(image, pc, pc, false),
             };
         }
         match before {
             [] => Rule::of(RuleKind::NoCode),
-            _ if x86_64::ends_with_call(before) => self.after_call(image, pc, before, code),
-            _ => self.after_no_call(image, pc),
+            _ if A::ends_with_call(before) => self.after_call::<A>(image, pc, before, code),
+            _ => self.after_no_call::<A>(image, pc),
         }
     }
 
-    fn after_call(&mut self, image: &ElfImage, pc: Svma, before: &[u8], code: &[u8]) -> Rule {
-        if is_thread_start(image, pc, before, code) {
+    fn after_call<A: Machine>(
+        &mut self,
+        image: &ElfImage,
+        pc: Svma,
+        before: &[u8],
+        code: &[u8],
+    ) -> Rule {
+        if A::is_thread_start(image, pc, before, code) {
             return Rule::of(RuleKind::Root);
         }
         // Inside the call: it may be the last instruction of its function.
-        self.by_tables_or_code(image, Svma(pc.0 - 1), pc, true)
+        self.by_tables_or_code::<A>(image, Svma(pc.0 - 1), pc, true)
     }
 
     /// A return address that no call has made. Coroutine libraries start a stack by putting the address of a function
     /// there that goes on to the next context, so tables are asked for the address itself.
-    fn after_no_call(&mut self, image: &ElfImage, pc: Svma) -> Rule {
+    fn after_no_call<A: Machine>(&mut self, image: &ElfImage, pc: Svma) -> Rule {
         if go::is_start(image, pc) {
             return Rule::of(RuleKind::Root);
         }
         let starts_function = cfi::function(image, pc).is_some_and(|range| range.start == pc);
-        if starts_function && !matches!(follow(&image, pc.0), Followed::Returns(_)) {
+        if starts_function && !matches!(A::follow(&image, pc.0), Followed::Returns(_)) {
             // It was not called and does not return: glibc's `__start_context`, whose tables do not end the stack.
             return Rule::of(RuleKind::Root);
         }
         for (lookup, counts) in [(Some(pc.0), starts_function), (pc.0.checked_sub(1), false)] {
-            let Some(CfiLookup::Found(rule)) = lookup.map(|at| self.by_tables(image, Svma(at), pc))
+            let Some(CfiLookup::Found(rule)) =
+                lookup.map(|at| self.by_tables::<A>(image, Svma(at), pc))
             else {
                 continue;
             };
@@ -215,45 +207,57 @@ impl Resolver {
         Rule::of(RuleKind::NotAfterCall)
     }
 
-    fn by_tables(&mut self, image: &ElfImage, lookup: Svma, pc: Svma) -> CfiLookup<Rule> {
+    fn by_tables<A: Machine>(
+        &mut self,
+        image: &ElfImage,
+        lookup: Svma,
+        pc: Svma,
+    ) -> CfiLookup<Rule> {
         let complex = &mut self.complex;
         cfi::look_up(image, lookup, &mut self.context, |row| {
-            rule::compact(&Arch::X86_64, image, pc, row)
-                .or_else(|| keep_complex(complex, image, row))
+            A::compact(image, pc, row)
+                .or_else(|| keep_complex(complex, image, row, A::LINK_REGISTER))
         })
     }
 
     /// The rule in place of `rule` if `pc` is in the epilogue of a function that realigned its stack.
     ///
     /// GCC (12 at least) still says there that registers lie relative to rbp when rbp has been popped.
-    fn epilogue_of_realigned(&self, image: &ElfImage, pc: Svma, rule: Rule) -> Option<Rule> {
+    fn epilogue_of_realigned<A: Machine>(
+        &self,
+        image: &ElfImage,
+        pc: Svma,
+        rule: Rule,
+    ) -> Option<Rule> {
         let complex = self
             .complex(rule)
             .filter(|_| rule.kind() == RuleKind::Complex)?;
         complex
-            .is_realigned(Arch::X86_64.frame_pointer)
-            .then(|| epilogue(&image, pc.0))?
+            .is_realigned(A::ARCH.frame_pointer)
+            .then(|| A::realigned_epilogue(image, pc))?
     }
 
-    fn by_tables_or_code(
+    fn by_tables_or_code<A: Machine>(
         &mut self,
         image: &ElfImage,
         lookup: Svma,
         pc: Svma,
         is_return_address: bool,
     ) -> Rule {
-        if let Some(rule) = go::by_mark(image, lookup, pc) {
+        if let Some(rule) = go::by_mark::<A>(image, lookup, pc) {
             return rule;
         }
-        let none = match self.by_tables(image, lookup, pc) {
+        let none = match self.by_tables::<A>(image, lookup, pc) {
             CfiLookup::Found(rule) => {
-                return self.epilogue_of_realigned(image, pc, rule).unwrap_or(rule);
+                return self
+                    .epilogue_of_realigned::<A>(image, pc, rule)
+                    .unwrap_or(rule);
             }
             CfiLookup::None => RuleKind::NoCfi,
             CfiLookup::Bad => RuleKind::BadCfi,
         };
-        go::by_movement(image, lookup)
-            .or_else(|| by_code(image, pc, is_return_address))
+        go::by_movement::<A>(image, lookup)
+            .or_else(|| A::by_code(image, pc, is_return_address))
             .unwrap_or(Rule::of(none))
     }
 }
@@ -269,91 +273,10 @@ fn keep_complex(
     complex: &mut Vec<ComplexRule>,
     image: &ElfImage,
     row: &CfiRow<'_>,
+    link_register: Option<u16>,
 ) -> Option<Rule> {
-    let rule = ComplexRule::new(image, row)?;
+    let rule = ComplexRule::new(image, row, link_register)?;
     let index = u32::try_from(complex.len()).ok()?;
     complex.push(rule);
     Some(Rule::complex(index, row.source))
-}
-
-/// `rule` with the stack pointer in place of its register.
-fn decide_by_stack(image: &ElfImage, lookup: Svma, pc: Svma, rule: Rule) -> Option<Rule> {
-    let function = cfi::function(image, lookup)?;
-    let by_code = has_fixed_stack(&image, function.start.0..function.end.0)
-        .then(|| rule_from_entry(&image, function.start.0, pc.0))??;
-    // The tables know better where registers are saved.
-    Some(rule.on_register(Arch::X86_64.stack_pointer, by_code.offset()))
-}
-
-/// The rule for code without tables, from the code itself.
-fn by_code(image: &ElfImage, pc: Svma, is_return_address: bool) -> Option<Rule> {
-    if is_program_start(image, pc, is_return_address) {
-        return Some(Rule::of(RuleKind::Root));
-    }
-    if !is_return_address {
-        let before = image
-            .code_before(pc, CALL_BYTES_MAX as u64)
-            .unwrap_or_default();
-        if let Some(offset) = x86_64::plt_cfa_offset(before, image.code_at(pc)?) {
-            let stack_pointer = Arch::X86_64.stack_pointer;
-            return Some(Rule::simple(stack_pointer, offset, FrameOrigin::KnownCode));
-        }
-    }
-    match follow(&image, pc.0) {
-        Followed::Returns(rule) => Some(rule),
-        // What comes back to end the thread has no caller. Only after a call: the function that itself ends the
-        // thread (`_exit`) has one.
-        Followed::Exits if is_return_address => Some(Rule::of(RuleKind::Root)),
-        Followed::Exits | Followed::Unknown => None,
-    }
-}
-
-/// Whether `pc` is in the code at the image's entry point, up to and including its first call, which never returns;
-/// or further on in that of the dynamic loader, or behind a call that it makes with rbp cleared, to run constructors.
-fn is_program_start(image: &ElfImage, pc: Svma, is_return_address: bool) -> bool {
-    const INSTRUCTIONS_MAX: usize = 16;
-    const LOADER_BYTES_MAX: u64 = 128;
-    if !is_return_address
-        && loader_start(&image, image.entry().0).is_some_and(|start| start.contains(&pc.0))
-    {
-        return true;
-    }
-    let mut at = image.entry();
-    for _ in 0..INSTRUCTIONS_MAX {
-        if !is_return_address && at == pc {
-            return true;
-        }
-        let Some(code) = image.code_at(at) else {
-            return false;
-        };
-        let Some(instruction) = decode(code) else {
-            break;
-        };
-        at = Svma(at.0.saturating_add(instruction.bytes as u64));
-        if matches!(code, [0xe8 | 0xff, ..]) {
-            if is_return_address && at == pc {
-                return true;
-            }
-            break;
-        }
-    }
-    let from_entry = pc.0.checked_sub(image.entry().0);
-    is_return_address
-        && from_entry.is_some_and(|bytes| bytes < LOADER_BYTES_MAX)
-        && matches!(
-            image.code_before(pc, CALL_BYTES_MAX as u64),
-            Some([0x31, 0xed, 0xe8, ..])
-        )
-}
-
-/// Whether `pc` is where a thread's start routine returns to in a `clone` that carries wrong tables: rbp was cleared
-/// shortly before the call, and what was returned becomes the thread's exit code.
-///
-/// musl's tables for its assembly, where it has them, are generated and do not end the stack.
-fn is_thread_start(image: &ElfImage, pc: Svma, before: &[u8], code: &[u8]) -> bool {
-    const XOR_EBP_EBP: [u8; 2] = [0x31, 0xed];
-    const MOV_EDI_EAX: [u8; 2] = [0x89, 0xc7];
-    code.starts_with(&MOV_EDI_EAX)
-        && before.windows(2).any(|bytes| bytes == XOR_EBP_EBP)
-        && follow(&image, pc.0) == Followed::Exits
 }

@@ -10,6 +10,8 @@ use crate::stack::FrameOrigin;
 
 /// Slots for callee-saved registers in a rule, in the order of [`Arch::callee_saved`].
 pub(crate) const SAVED_MAX: usize = 6;
+/// The same room as [`ShortSlot`]s, for an architecture that saves more registers.
+pub(crate) const SHORT_SAVED_MAX: usize = 12;
 
 /// What an address calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,34 @@ impl Slot {
     }
 }
 
+/// As [`Slot`], in a byte: a register that is saved below the CFA, by no more than some 2000 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ShortSlot(u8);
+
+impl ShortSlot {
+    /// Still in the register.
+    pub(crate) const SAME: ShortSlot = ShortSlot(0);
+    /// Nowhere.
+    pub(crate) const LOST: ShortSlot = ShortSlot(u8::MAX);
+
+    /// In memory, `bytes` from the CFA; `None` for what does not fit.
+    pub(crate) fn at(bytes: i64) -> Option<Self> {
+        let words = u8::try_from(bytes.checked_neg()? / 8).ok()?;
+        let slot = ShortSlot(words);
+        (bytes % 8 == 0 && slot != Self::SAME && slot != Self::LOST).then_some(slot)
+    }
+
+    /// The same as a [`Slot`].
+    #[inline]
+    pub(crate) fn long(self) -> Slot {
+        match self {
+            Self::SAME => Slot::SAME,
+            Self::LOST => Slot::LOST,
+            ShortSlot(words) => Slot(-i16::from(words)),
+        }
+    }
+}
+
 /// How to get from a frame to its caller.
 ///
 /// The caller's stack pointer is the word above the return address: only rules for which that is the CFA are kept in
@@ -88,7 +118,7 @@ impl Slot {
 /// one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rule {
-    /// The offset; three pairs of slots; the return address's slot, the register, and kind and marks.
+    /// The offset; three pairs of slots, or twelve short ones; the return address's slot, the register, and kind and marks.
     words: [u32; 5],
 }
 
@@ -173,6 +203,23 @@ impl Rule {
         (ab, cd, ef) == (SAME_PAIR, SAME_PAIR, SAME_PAIR)
     }
 
+    /// This rule with registers in `slots`; which those are is the architecture's matter.
+    pub(crate) fn with_short_saved(mut self, slots: [ShortSlot; SHORT_SAVED_MAX]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = slots.map(|ShortSlot(byte)| byte);
+        self.words[1] = u32::from_le_bytes([a, b, c, d]);
+        self.words[2] = u32::from_le_bytes([e, f, g, h]);
+        self.words[3] = u32::from_le_bytes([i, j, k, l]);
+        self
+    }
+
+    /// What [`Rule::with_short_saved`] was given.
+    #[inline]
+    pub(crate) fn short_saved(&self) -> [ShortSlot; SHORT_SAVED_MAX] {
+        let [_, first, second, third, _] = self.words.map(u32::to_le_bytes);
+        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (first, second, third);
+        [a, b, c, d, e, f, g, h, i, j, k, l].map(ShortSlot)
+    }
+
     /// The CFA's distance from [`Rule::register`].
     #[inline]
     pub(crate) fn offset(&self) -> i32 {
@@ -231,7 +278,7 @@ impl Rule {
         }
     }
 
-    fn with_origin(mut self, origin: FrameOrigin) -> Self {
+    pub(crate) fn with_origin(mut self, origin: FrameOrigin) -> Self {
         let number = match origin {
             FrameOrigin::DebugFrame => 1,
             FrameOrigin::KnownCode => 2,
@@ -251,13 +298,19 @@ impl Rule {
         )
     }
 
+    /// This rule, marked as one that framehop represents exactly.
+    pub(crate) fn framehop_exact(mut self) -> Self {
+        self.words[4] |= FRAMEHOP_EXACT;
+        self
+    }
+
     /// Whether framehop 0.16 represents this rule exactly.
     pub(crate) fn is_framehop_exact(&self) -> bool {
         self.words[4] & FRAMEHOP_EXACT != 0
     }
 }
 
-/// The compact rule for `row` at `pc`, or `None` when only a complex rule says all of it.
+/// The compact rule of x86_64 for `row` at `pc`, or `None` when only a complex rule says all of it.
 pub(crate) fn compact(arch: &Arch, image: &ElfImage, pc: Svma, cfi: &CfiRow<'_>) -> Option<Rule> {
     if cfi.is_signal_frame {
         return None;
@@ -283,11 +336,13 @@ pub(crate) fn compact(arch: &Arch, image: &ElfImage, pc: Svma, cfi: &CfiRow<'_>)
             None => return None,
         }
     }
-    let mut rule = rule.with_saved(saved).with_origin(cfi.source.origin());
-    if is_framehop_exact(arch, cfi, &rule) {
-        rule.words[4] |= FRAMEHOP_EXACT;
-    }
-    Some(rule)
+    let rule = rule.with_saved(saved).with_origin(cfi.source.origin());
+    let is_exact = is_framehop_exact(arch, cfi, &rule);
+    Some(if is_exact {
+        rule.framehop_exact()
+    } else {
+        rule
+    })
 }
 
 fn compact_slot(rule: &RegisterRule<usize>) -> Option<Slot> {

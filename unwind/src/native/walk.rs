@@ -1,12 +1,13 @@
 //! The complete walk: all registers, each known or unknown, from frame to frame.
 
+use std::marker::PhantomData;
+
 use super::complex::Caller;
+use super::machine::{Followed, INSTRUCTION_BYTES_MAX, Machine};
 use super::resolve::Resolver;
 use super::rule::{Rule, RuleKind};
-use super::x86_64::{self, follow::Followed};
-use super::{WalkGuide, follow_memory};
+use super::{MemoryCode, WalkGuide};
 use crate::address::{Avma, Svma};
-use crate::arch::Arch;
 use crate::elf::ElfImage;
 use crate::interpreter::NativeFrame;
 use crate::memory::MemoryReader;
@@ -69,8 +70,8 @@ impl Refused {
     }
 }
 
-/// One walk under way.
-pub(super) struct Walk<'a, M: ?Sized> {
+/// One walk under way, of a thread on a processor of kind `A`.
+pub(super) struct Walk<'a, M: ?Sized, A> {
     pub(super) resolver: &'a mut Resolver,
     pub(super) modules: &'a Modules,
     pub(super) memory: &'a M,
@@ -85,9 +86,13 @@ pub(super) struct Walk<'a, M: ?Sized> {
     /// Where the last address was found.
     last_piece: Option<&'a Piece>,
     guide: Option<&'a mut dyn WalkGuide>,
+    /// Whether the stack pointer may lie further up than `registers` has it: the step to this frame did not tell. Only
+    /// where return addresses are not always on the stack.
+    pub(super) sp_is_bound: bool,
+    machine: PhantomData<A>,
 }
 
-impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
+impl<'a, M: MemoryReader + ?Sized, A: Machine> Walk<'a, M, A> {
     pub(super) fn new(
         resolver: &'a mut Resolver,
         modules: &'a Modules,
@@ -112,6 +117,8 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
             innermost: start,
             last_piece: None,
             guide,
+            sp_is_bound: false,
+            machine: PhantomData,
         }
     }
 
@@ -122,9 +129,6 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
             register,
         };
         let arch = self.registers.arch();
-        if arch.name != Arch::X86_64.name {
-            return StackEnd::NoUnwindInfo(self.registers.pc().unwrap_or_default());
-        }
         let Some(pc) = self.registers.pc() else {
             return unknown(arch.return_address);
         };
@@ -200,12 +204,12 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         if rule.kind() != RuleKind::Register {
             return false;
         }
-        let Some(base) = self.registers.get(rule.register()) else {
+        let Some(base) = self.base(&rule) else {
             return false;
         };
         let cfa = base.wrapping_add_signed(i64::from(rule.offset()));
-        let slot = Avma(cfa.wrapping_add_signed(rule.return_address()));
-        let Ok(return_address) = self.memory.read_u64(slot) else {
+        let found = A::return_address(&rule, cfa, &self.registers, self.memory);
+        let Ok(return_address) = found else {
             return false;
         };
         let to = self.look_at(Avma(return_address), true);
@@ -217,8 +221,8 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         if return_address == 0 || !is_usual {
             return false;
         }
-        self.restore(&rule, cfa);
-        self.arrive(Avma(slot.0.wrapping_add(8)));
+        A::restore(&rule, cfa, &mut self.registers, self.memory);
+        self.arrive(A::caller_sp(&rule, cfa));
         true
     }
 
@@ -245,11 +249,16 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
     }
 
     fn step_by_rule(&mut self, rule: Rule) -> Result<FrameOrigin, StackEnd> {
-        let Some(base) = self.registers.get(rule.register()) else {
-            return self.step_by_inference(rule);
+        let Some(base) = self.base(&rule) else {
+            return self
+                .step_by_record_of(rule)
+                .map_or_else(|| self.step_by_inference(rule), Ok);
         };
         match self.apply(&rule, base) {
             Ok(()) => Ok(self.origin(rule.origin())),
+            Err(Refused::End(unknown @ StackEnd::UnknownRegister { .. })) => {
+                self.step_without_link(rule, base, unknown)
+            }
             Err(refused) => self.step_despite(rule, refused),
         }
     }
@@ -271,39 +280,23 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         if rule.kind() == RuleKind::Memory {
             cfa = self.word(Avma(cfa))?;
         }
-        let slot = Avma(cfa.wrapping_add_signed(rule.return_address()));
-        let return_address = Avma(self.word(slot)?);
+        let return_address = A::return_address(rule, cfa, &self.registers, self.memory)?;
+        let return_address = Avma(return_address);
         if !self.is_return_to(return_address) {
             return Err(Refused::NotCode(return_address));
         }
-        self.restore(rule, cfa);
-        self.arrive(Avma(slot.0.wrapping_add(8)));
+        A::restore(rule, cfa, &mut self.registers, self.memory);
+        self.arrive(A::caller_sp(rule, cfa));
         Ok(())
     }
 
-    /// Puts the callee-saved registers back as the frame's function found them.
+    /// The value of the register from which `rule` tells the CFA, if it is known.
     #[inline]
-    fn restore(&mut self, rule: &Rule, cfa: u64) {
-        let sp = self.registers.sp().unwrap_or_default();
-        self.registers.keep_callee_saved();
-        if rule.saves_nothing() {
-            return;
+    pub(super) fn base(&self, rule: &Rule) -> Option<u64> {
+        if A::LINK_REGISTER.is_some() && self.sp_is_bound && rule.register() == A::STACK_POINTER {
+            return None;
         }
-        for (slot, register) in rule.saved().into_iter().zip(x86_64::CALLEE_SAVED) {
-            if let Some(offset) = slot.offset() {
-                let at = Avma(cfa.wrapping_add_signed(offset));
-                match self.memory.read_u64(at) {
-                    Ok(value) => self.registers.set(register, value),
-                    // Popped already, so still in the register: epilogues leave it described below the stack pointer,
-                    // where not everybody copies.
-                    Err(_) if at < sp => {}
-                    // Unknown in the caller; that ends the walk only where it is needed.
-                    Err(_) => self.registers.forget(register),
-                }
-            } else if slot.is_lost() {
-                self.registers.forget(register);
-            }
-        }
+        self.registers.get(rule.register())
     }
 
     /// The frame at which the walk stands.
@@ -322,8 +315,11 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
     #[inline]
     pub(super) fn arrive(&mut self, sp: Avma) {
         self.go();
-        self.registers.set(x86_64::STACK_POINTER, sp.0);
-        self.registers.set(x86_64::RETURN_ADDRESS, self.at().pc.0);
+        self.registers.set(A::STACK_POINTER, sp.0);
+        self.registers.set(A::RETURN_ADDRESS, self.at().pc.0);
+        if A::LINK_REGISTER.is_some() {
+            self.sp_is_bound = false;
+        }
     }
 
     /// A rule led to what is no return address. The code itself is asked: tables of hand-written code are sometimes
@@ -343,7 +339,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         }
         let followed = self.module().map(|module| {
             let image: &ElfImage = &module.image;
-            x86_64::follow::follow(&image, module.svma(self.at().pc).0)
+            A::follow(&image, module.svma(self.at().pc).0)
         });
         let Some(Followed::Returns(other)) = followed else {
             return Err(not_code);
@@ -354,7 +350,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         // does not return; it is believed only if it keeps the stack of its caller in a register, as Go's does while
         // it calls the vDSO on the thread's stack.
         let is_other = other != rule && (not_code != StackEnd::Root || has_own_stack);
-        let base = self.registers.get(other.register());
+        let base = self.base(&other);
         match base
             .filter(|_| is_other)
             .map(|base| self.apply(&other, base))
@@ -376,7 +372,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         let pc = match return_address {
             Some(0) if !is_signal_frame => return Err(StackEnd::Root),
             None => return Err(StackEnd::Root),
-            Some(address) => Avma(address),
+            Some(address) => Avma(A::code_address(address)),
         };
         let origin = if is_signal_frame {
             self.start_at(pc);
@@ -389,12 +385,15 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
             self.origin(rule.origin())
         };
         self.registers = registers;
+        self.registers.set(A::RETURN_ADDRESS, pc.0);
+        self.sp_is_bound = false;
         Ok(origin)
     }
 
     fn step_to_interrupted(&mut self) -> Result<FrameOrigin, StackEnd> {
         let sp = self.registers.sp().unwrap_or_default();
-        self.registers = x86_64::interrupted(sp, self.memory).map_err(StackEnd::Unreadable)?;
+        self.registers = A::interrupted(sp, self.memory).map_err(StackEnd::Unreadable)?;
+        self.sp_is_bound = false;
         self.start_at(self.registers.pc().unwrap_or_default());
         Ok(FrameOrigin::SignalFrame)
     }
@@ -402,10 +401,10 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
     /// Code without an image: what was compiled just now, or the vsyscall page.
     fn step_anonymous(&mut self) -> Result<FrameOrigin, StackEnd> {
         let pc = self.at().pc;
-        if x86_64::VSYSCALL.contains(&pc) {
+        if A::is_kernel_page(pc) {
             return self.step_nowhere();
         }
-        match follow_memory(self.memory, pc) {
+        match A::follow(&MemoryCode(self.memory), pc.0) {
             Followed::Returns(rule) => self.step_by_rule(rule),
             Followed::Exits if self.at().is_return_address => Err(StackEnd::Root),
             Followed::Exits | Followed::Unknown => {
@@ -414,16 +413,25 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
         }
     }
 
-    /// A call just led to what is no code (a null function pointer) or a leaf: the return address is on top.
+    /// A call just led to what is no code (a null function pointer) or a leaf: the return address is on top, or where
+    /// calls leave it.
     fn step_nowhere(&mut self) -> Result<FrameOrigin, StackEnd> {
         let sp = self.registers.sp().unwrap_or_default();
-        let address = Avma(self.word(sp)?);
+        let (address, caller_sp) = match A::LINK_REGISTER {
+            None => (self.word(sp)?, Avma(sp.0.wrapping_add(8))),
+            Some(register) => {
+                let unknown = StackEnd::NotCode(self.at().pc);
+                let link = self.registers.get(register).ok_or(unknown)?;
+                (A::code_address(link), sp)
+            }
+        };
+        let address = Avma(address);
         let is_called = !self.at().is_return_address && self.is_after_call(address);
         if !is_called || !self.is_return_to(address) {
             return Err(StackEnd::NotCode(self.at().pc));
         }
         self.registers.keep_callee_saved();
-        self.arrive(Avma(sp.0.wrapping_add(8)));
+        self.arrive(caller_sp);
         Ok(FrameOrigin::KnownCode)
     }
 
@@ -490,7 +498,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
                 Some(rule) => *rule,
                 None => self
                     .resolver
-                    .rule(self.modules, piece, pc, is_return_address),
+                    .rule::<A>(self.modules, piece, pc, is_return_address),
             };
         }
         self.positions[next] = Position {
@@ -506,7 +514,7 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
     fn look_without_image(&mut self) {
         let position = &mut self.positions[self.current & 1 ^ 1];
         let pc = position.pc;
-        if self.modules.is_executable(pc) || x86_64::VSYSCALL.contains(&pc) {
+        if self.modules.is_executable(pc) || A::is_kernel_page(pc) {
             position.place = Place::Anonymous;
         }
     }
@@ -515,8 +523,8 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
     pub(super) fn is_after_call(&self, pc: Avma) -> bool {
         match self.image_of(pc) {
             Some((image, svma)) => image
-                .code_before(svma, x86_64::CALL_BYTES_MAX as u64)
-                .is_some_and(x86_64::ends_with_call),
+                .code_before(svma, A::CALL_BYTES_MAX as u64)
+                .is_some_and(A::ends_with_call),
             None => self.modules.is_executable(pc) && self.memory_before_is_call(pc) == Some(true),
         }
     }
@@ -532,10 +540,11 @@ impl<'a, M: MemoryReader + ?Sized> Walk<'a, M> {
 
     /// Whether a call lies before `pc` in the target's memory; `None` when that cannot be read.
     fn memory_before_is_call(&self, pc: Avma) -> Option<bool> {
-        let mut before = [0; x86_64::CALL_BYTES_MAX];
+        let mut before = [0; INSTRUCTION_BYTES_MAX];
+        let before = before.get_mut(..A::CALL_BYTES_MAX)?;
         let at = pc.checked_sub(before.len() as u64)?;
-        self.memory.read_exact(at, &mut before).ok()?;
-        Some(x86_64::ends_with_call(&before))
+        self.memory.read_exact(at, before).ok()?;
+        Some(A::ends_with_call(before))
     }
 }
 

@@ -1,6 +1,6 @@
 /* Writes down a thread as it is: registers, mappings, memory, as text that `support/capture.rs` reads.
  *
- *   register RIP|RSP|... HEX
+ *   register rip|rsp|x29|... HEX
  *   map LINE OF /proc/self/maps
  *   memory ADDRESS HEX...
  *
@@ -15,7 +15,11 @@
 #include <unistd.h>
 
 #define NOINLINE __attribute__((noinline, noclone))
+#ifdef __aarch64__
+#define CAPTURE() __asm__ volatile("brk 0" ::: "memory")
+#else
 #define CAPTURE() __asm__ volatile("int3" ::: "memory")
+#endif
 /* More than any fixture needs, less than a main thread's stack limit. */
 #define STACK_MAX (7 << 20)
 
@@ -113,8 +117,33 @@ static void capture_maps(void) {
     }
 }
 
-static void capture_trap(int signal, siginfo_t *info, void *context) {
-    (void)signal, (void)info;
+static void capture_register(const char *name, uint64_t value) {
+    capture_text("register ");
+    capture_text(name);
+    capture_char(' ');
+    capture_hex(value, 16);
+    capture_char('\n');
+}
+
+#ifdef __aarch64__
+/* Writes down the registers, and says where the stack is. */
+static uintptr_t capture_registers(const ucontext_t *context) {
+    const mcontext_t *registers = &context->uc_mcontext;
+    char name[] = "x00";
+    for (int i = 0; i < 31; i++) {
+        char *digit = name + 1;
+        if (i >= 10)
+            *digit++ = '0' + i / 10;
+        *digit++ = '0' + i % 10;
+        *digit = 0;
+        capture_register(name, registers->regs[i]);
+    }
+    capture_register("sp", registers->sp);
+    capture_register("pc", registers->pc);
+    return registers->sp;
+}
+#else
+static uintptr_t capture_registers(const ucontext_t *context) {
     static const struct {
         const char *name;
         int number;
@@ -122,16 +151,17 @@ static void capture_trap(int signal, siginfo_t *info, void *context) {
                  {"rdi", REG_RDI}, {"rbp", REG_RBP}, {"rsp", REG_RSP}, {"r8", REG_R8},   {"r9", REG_R9},
                  {"r10", REG_R10}, {"r11", REG_R11}, {"r12", REG_R12}, {"r13", REG_R13}, {"r14", REG_R14},
                  {"r15", REG_R15}, {"rip", REG_RIP}};
-    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+    const greg_t *registers = context->uc_mcontext.gregs;
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+        capture_register(names[i].name, registers[names[i].number]);
+    return registers[REG_RSP];
+}
+#endif
+
+static void capture_trap(int signal, siginfo_t *info, void *context) {
+    (void)signal, (void)info;
     capture_fd = open(capture_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
-        capture_text("register ");
-        capture_text(names[i].name);
-        capture_char(' ');
-        capture_hex(registers[names[i].number], 16);
-        capture_char('\n');
-    }
-    capture_others[capture_other_count++] = registers[REG_RSP];
+    capture_others[capture_other_count++] = capture_registers(context);
     capture_maps();
     capture_flush();
     _exit(0);

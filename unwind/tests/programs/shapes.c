@@ -43,10 +43,18 @@ static void noreturn(void) {
 }
 
 /* The same where the return address is the first byte of the next function, whose frame is another. */
+#ifdef __aarch64__
+__asm__(".text\n.type asm_ends_in_call, @function\nasm_ends_in_call: .cfi_startproc\n stp x29, x30, [sp, -64]!\n"
+        " .cfi_adjust_cfa_offset 64\n .cfi_rel_offset x29, 0\n .cfi_rel_offset x30, 8\n bl never_returns\n .cfi_endproc\n"
+        ".size asm_ends_in_call, .-asm_ends_in_call\n"
+        ".type asm_behind_it, @function\nasm_behind_it: .cfi_startproc\n ret\n .cfi_endproc\n"
+        ".size asm_behind_it, .-asm_behind_it\n");
+#else
 __asm__(".text\n.type asm_ends_in_call, @function\nasm_ends_in_call: .cfi_startproc\n sub $56, %rsp\n"
         " .cfi_adjust_cfa_offset 56\n call never_returns\n .cfi_endproc\n.size asm_ends_in_call, .-asm_ends_in_call\n"
         ".type asm_behind_it, @function\nasm_behind_it: .cfi_startproc\n ret\n .cfi_endproc\n"
         ".size asm_behind_it, .-asm_behind_it\n");
+#endif
 extern void asm_ends_in_call(void);
 static void noreturn_exactly(void) {
     asm_ends_in_call();
@@ -77,10 +85,17 @@ static void signal_raised(void) {
 }
 /* Interrupted at the first instruction of a leaf, which faults: looking it up one byte back would find another
  * function. */
+#ifdef __aarch64__
+__asm__(".text\n.type neighbour_of_faults, @function\nneighbour_of_faults: .cfi_startproc\n sub sp, sp, 4080\n"
+        " .cfi_adjust_cfa_offset 4080\n nop\n .cfi_endproc\n.size neighbour_of_faults, .-neighbour_of_faults\n"
+        ".type faults, @function\nfaults: .cfi_startproc\n ldr x0, [x0]\n ret\n .cfi_endproc\n"
+        ".size faults, .-faults\n");
+#else
 __asm__(".text\n.type neighbour_of_faults, @function\nneighbour_of_faults: .cfi_startproc\n sub $4096, %rsp\n"
         " .cfi_adjust_cfa_offset 4096\n nop\n .cfi_endproc\n.size neighbour_of_faults, .-neighbour_of_faults\n"
         ".type faults, @function\nfaults: .cfi_startproc\n mov (%rdi), %rax\n ret\n .cfi_endproc\n"
         ".size faults, .-faults\n");
+#endif
 extern long faults(long *);
 static void signal_at_first_instruction(void) {
     handle(SIGSEGV, handler, 0);
@@ -113,7 +128,11 @@ static void signal_null_call(void) {
     sink++;
 }
 /* A trampoline of our own, as a runtime without a C library has. */
+#ifdef __aarch64__
+__asm__(".text\n.type own_restorer, @function\nown_restorer: mov x8, 139\n svc 0\n.size own_restorer, .-own_restorer\n");
+#else
 __asm__(".text\n.type own_restorer, @function\nown_restorer: mov $15, %eax\n syscall\n.size own_restorer, .-own_restorer\n");
+#endif
 extern void own_restorer(void);
 static void signal_own_restorer(void) {
     struct {
@@ -172,6 +191,19 @@ NOINLINE __attribute__((used)) static void captures(void) {
     CAPTURE();
     sink++;
 }
+#ifdef __aarch64__
+ASM_FUNCTION(asm_pushes, " stp x19, x30, [sp, -32]!\n bl captures\n ldp x19, x30, [sp], 32\n ret");
+ASM_FUNCTION(asm_subtracts, " sub sp, sp, 208\n str x30, [sp, 8]\n mov x19, 0\n bl asm_pushes\n ldr x30, [sp, 8]\n"
+                            " add sp, sp, 208\n ret");
+/* x29 is data here: a walk by frame records must not be believed. */
+ASM_FUNCTION(asm_rbp_is_data, " stp x29, x30, [sp, -48]!\n str x19, [sp, 16]\n add x29, sp, 24\n bl asm_subtracts\n"
+                              " ldr x19, [sp, 16]\n ldp x29, x30, [sp], 48\n ret");
+ASM_FUNCTION(asm_frame_pointer, " stp x29, x30, [sp, -16]!\n mov x29, sp\n and x9, x29, -64\n mov sp, x9\n"
+                                " sub sp, sp, 256\n bl asm_rbp_is_data\n mov sp, x29\n ldp x29, x30, [sp], 16\n ret");
+/* A leaf's return address stays in x30 until late. */
+ASM_FUNCTION(asm_saves_sp, " mov x9, sp\n cbz x9, 1f\n str x30, [sp, -16]!\n bl asm_frame_pointer\n"
+                           " ldr x30, [sp], 16\n1: ret");
+#else
 ASM_FUNCTION(asm_pushes, " push %rbx\n push %r12\n push %r13\n call captures\n pop %r13\n pop %r12\n pop %rbx\n ret");
 ASM_FUNCTION(asm_subtracts, " sub $200, %rsp\n xor %ebx, %ebx\n call asm_pushes\n add $200, %rsp\n ret");
 /* rbp is data here: a walk by frame pointers must not be believed. */
@@ -182,12 +214,14 @@ ASM_FUNCTION(asm_frame_pointer, " push %rbp\n mov %rsp, %rbp\n and $-64, %rsp\n 
 /* As x86inc.asm aligns: the old stack pointer is kept on the new stack. */
 ASM_FUNCTION(asm_saves_sp, " mov %rsp, %rax\n push %rbx\n sub $136, %rsp\n and $-64, %rsp\n mov %rax, 64(%rsp)\n"
                            " vzeroupper\n call asm_frame_pointer\n mov 64(%rsp), %rsp\n mov -8(%rsp), %rbx\n ret");
+#endif
 static void assembly(void) {
     asm_saves_sp();
     sink++;
 }
 
 /* ---- the vdso ---- */
+#ifdef __x86_64__ /* by single steps */
 static volatile int vdso_found;
 static uintptr_t vdso_start, vdso_end;
 static void vdso_step(int signal, siginfo_t *info, void *context) {
@@ -212,6 +246,9 @@ static void vdso(void) {
     sigaction(SIGTRAP, &action, 0);
     asks_the_time();
 }
+#else
+static void vdso(void) {}
+#endif
 
 /* ---- constructors, run by the dynamic loader before main, and functions run at exit ---- */
 static void at_exit(void) { CAPTURE(); }

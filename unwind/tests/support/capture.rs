@@ -47,7 +47,13 @@ impl Capture {
 
     /// Reads a capture; `image` gives the file of each mapping that has one.
     pub(crate) fn parse(text: &str, image: impl Fn(&str) -> Option<ElfImage>) -> Self {
-        let mut registers = Registers::unknown(&Arch::X86_64);
+        let is_arm = text.lines().any(|line| line.starts_with("register x29 "));
+        let arch = if is_arm {
+            &Arch::AARCH64
+        } else {
+            &Arch::X86_64
+        };
+        let mut registers = Registers::unknown(arch);
         let mut lines = Vec::new();
         let mut memory = Pieces::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -55,7 +61,7 @@ impl Capture {
                 Some(("register", rest)) => {
                     let (name, value) = rest.split_once(' ').unwrap();
                     let number = (0u16..)
-                        .zip(Arch::X86_64.register_names)
+                        .zip(arch.register_names)
                         .find(|(_, known)| **known == name)
                         .unwrap()
                         .0;

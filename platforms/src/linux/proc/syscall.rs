@@ -1,8 +1,11 @@
 //! /proc/PID/task/TID/syscall: where a sleeping thread stands, without stopping it.
 
+use std::io;
+
 use sampler_unwind::Avma;
 
-use super::{Malformed, decimal, fields, hexadecimal};
+use super::{Malformed, decimal, fields, hexadecimal, of_process, read_all};
+use crate::{Pid, Tid};
 
 /// What a thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,14 @@ pub enum SyscallState {
         /// The instruction it will go on with.
         pc: Avma,
     },
+}
+
+/// What the file of one thread says, opened for this once; [`super::task::ThreadFiles`] keeps it open.
+///
+/// # Errors
+/// What the kernel answers, or [`Malformed`].
+pub fn read(tid: Tid) -> io::Result<SyscallState> {
+    Ok(parse(&read_all(&of_process(Pid(tid.0), "syscall"))?)?)
 }
 
 /// `running`, `NUMBER ARGUMENT*6 SP PC`, or `-1 SP PC` (`proc_pid_syscall` in fs/proc/base.c).

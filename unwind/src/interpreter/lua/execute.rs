@@ -6,8 +6,10 @@ use memchr::memmem;
 use rustc_hash::FxHashMap;
 
 use crate::address::Svma;
+use crate::arch::Arch;
 use crate::elf::ElfImage;
 use crate::interpreter::jumps;
+use crate::native::aarch64;
 
 /// The loop has no fewer bytes, however it was compiled.
 const BYTES_MIN: u64 = 4096;
@@ -24,6 +26,7 @@ pub(super) fn by_text(image: &ElfImage, minor: u8) -> Option<Range<Svma>> {
         4.. => TEXTS[1],
     };
     let text = address_of(image, text)?;
+    let machine = image.machine();
     let functions = image.fde_ranges();
     let code: Vec<(Svma, &[u8])> = image
         .segments()
@@ -38,16 +41,15 @@ pub(super) fn by_text(image: &ElfImage, minor: u8) -> Option<Range<Svma>> {
     let size = |part: &Range<Svma>| part.end.0.saturating_sub(part.start.0);
     let mut part = code
         .iter()
-        .flat_map(|(start, code)| references(code, *start, text))
+        .flat_map(|(start, code)| references(machine, code, *start, text))
         .find_map(|at| function_at(&functions, at))?;
-    // Compilers move what is executed rarely, as errors are, to a part of its own, to which the function jumps. A function
-    // begins with nothing on the stack but the return address.
-    if image.stack_bytes_at(part.start) != Some(8) {
-        part = most_lead_into(&code, &functions, &part)?;
+    // Compilers move what is executed rarely, as errors are, to a part of its own, to which the function jumps.
+    if !image.is_at_entry(part.start) {
+        part = most_lead_into(machine, &code, &functions, &part)?;
     }
     // From 5.4 on they may leave what prepares a `for` a function of its own, which the loop alone calls.
     if size(&part) < BYTES_MIN {
-        part = most_lead_into(&code, &functions, &part)?;
+        part = most_lead_into(machine, &code, &functions, &part)?;
     }
     (size(&part) >= BYTES_MIN).then_some(part)
 }
@@ -60,9 +62,21 @@ fn address_of(image: &ElfImage, text: &[u8]) -> Option<Svma> {
     })
 }
 
-/// Where `code`, which lies at `start`, has the address `of`: as a distance from the instruction that it ends, or, in programs
-/// that are always loaded to the same place, as it is.
-fn references(code: &[u8], start: Svma, of: Svma) -> impl Iterator<Item = Svma> {
+/// Where `code`, which lies at `start`, has the address `of`.
+fn references(
+    machine: u16,
+    code: &[u8],
+    start: Svma,
+    of: Svma,
+) -> Box<dyn Iterator<Item = Svma> + '_> {
+    match machine == Arch::AARCH64.elf_machine {
+        true => Box::new(aarch64::references(code, start, of)),
+        false => Box::new(references_of_x86(code, start, of)),
+    }
+}
+
+/// As a distance from the instruction that it ends, or, in programs that are always loaded to the same place, as it is.
+fn references_of_x86(code: &[u8], start: Svma, of: Svma) -> impl Iterator<Item = Svma> {
     (0u64..)
         .zip(code.windows(4))
         .filter_map(move |(at, window)| {
@@ -83,13 +97,15 @@ fn function_at(functions: &[Range<Svma>], at: Svma) -> Option<Range<Svma>> {
 
 /// The stretch of code from which most jumps and calls lead into `part`.
 fn most_lead_into(
+    machine: u16,
     code: &[(Svma, &[u8])],
     functions: &[Range<Svma>],
     part: &Range<Svma>,
 ) -> Option<Range<Svma>> {
     let mut counts = FxHashMap::<Svma, (u32, Range<Svma>)>::default();
     for (start, code) in code {
-        for (at, target) in jumps::all(code, *start).chain(jumps::calls(code, *start)) {
+        let jumps = jumps::all(machine, code, *start);
+        for (at, target) in jumps.chain(jumps::calls(machine, code, *start)) {
             if !part.contains(&target) || part.contains(&at) {
                 continue;
             }
@@ -105,12 +121,13 @@ fn most_lead_into(
 #[cfg(test)]
 mod tests {
     use super::*;
+    const X86_64: u16 = Arch::X86_64.elf_machine;
 
     #[test]
     fn references_are_distances_or_addresses() {
         let mut code = vec![0x48, 0x8d, 0x35, 0xf9, 0x0f, 0, 0]; // lea rsi, [rip + 0xff9]
         code.extend([0xbe, 0x00, 0x20, 0x00, 0x00]); // mov esi, 0x2000
-        let found: Vec<_> = references(&code, Svma(0x1000), Svma(0x2000)).collect();
+        let found: Vec<_> = references(X86_64, &code, Svma(0x1000), Svma(0x2000)).collect();
         assert_eq!(found, [Svma(0x1003), Svma(0x1008)]);
     }
 
@@ -131,7 +148,7 @@ mod tests {
         jump(0x10, 0x2004);
         jump(0x18, 0x2008);
         let code = [(Svma(0x1000), code.as_slice())];
-        let found = most_lead_into(&code, &functions, &functions[2]);
+        let found = most_lead_into(X86_64, &code, &functions, &functions[2]);
         assert_eq!(found, Some(functions[1].clone()));
         assert_eq!(function_at(&functions, Svma(0x1020)), None);
     }

@@ -32,7 +32,8 @@ pub(crate) fn walk_any(mut words: Vec<u64>, minor: u8, states: &[u64], native: &
     }
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let memory = SliceMemory::new(Avma(START), &bytes);
-    let mut process = PucLuaProcess::new(layout, Avma(START)..Avma(START + WORDS * 4));
+    let mut process =
+        PucLuaProcess::new(&Arch::X86_64, layout, Avma(START)..Avma(START + WORDS * 4));
     let mut sps: Vec<u64> = native.iter().map(|index| START + index * 8).collect();
     sps.sort_unstable();
     let frame = |sp: &u64| Frame {

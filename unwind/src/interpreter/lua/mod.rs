@@ -38,6 +38,7 @@ use super::{
     NativeFrame, Runtime, RuntimeImage, Segments, ThreadContext, Unsupported, VolatileCopy, Walked,
 };
 use crate::address::Avma;
+use crate::arch::Arch;
 use crate::elf::ElfImage;
 use crate::memory::MemoryReader;
 use crate::modules::Module;
@@ -48,6 +49,8 @@ use crate::stack::Stack;
 const MARKERS_MAX: usize = 512;
 /// How much of a thread's stack is searched for states while it stands still, in bytes.
 const SEARCHED_BYTES_MAX: u64 = 64 << 10;
+/// Registers that a call preserves, on whatever processor.
+const CALLEE_SAVED_MAX: usize = Arch::AARCH64.callee_saved.len();
 /// Words of a native frame that are looked at.
 const FRAME_WORDS_MAX: usize = 64;
 
@@ -84,12 +87,14 @@ impl RuntimeImage for PucLuaImage {
             version: self.version(),
             reason: reason.to_owned(),
         };
+        let arch = Arch::of_machine(module.image.machine());
+        let arch = arch.ok_or_else(|| refused("not on this processor"))?;
         let layout = Layout::of(self.0.version).ok_or_else(|| refused("only 5.1 to 5.5 are"))?;
         let execute = self.0.execute.as_ref();
         let execute = execute.ok_or_else(|| refused("luaV_execute was not found in it"))?;
         let avma = |svma| module.bias.avma(svma);
         let execute = avma(execute.start)..avma(execute.end);
-        Ok(Box::new(PucLuaProcess::new(layout, execute)))
+        Ok(Box::new(PucLuaProcess::new(arch, layout, execute)))
     }
 }
 
@@ -99,12 +104,13 @@ struct Marker {
     /// Its position in the native stack.
     index: usize,
     /// The callee-saved registers there, as far as they are known.
-    registers: [Option<u64>; 6],
+    registers: [Option<u64>; CALLEE_SAVED_MAX],
 }
 
 /// PUC Lua in one process.
 #[derive(Debug)]
 struct PucLuaProcess {
+    arch: &'static Arch,
     layout: Layout,
     execute: Range<Avma>,
     states: States,
@@ -119,8 +125,9 @@ struct PucLuaProcess {
 type Activation = Vec<usize>;
 
 impl PucLuaProcess {
-    fn new(layout: Layout, execute: Range<Avma>) -> Self {
+    fn new(arch: &'static Arch, layout: Layout, execute: Range<Avma>) -> Self {
         Self {
+            arch,
             layout,
             execute,
             states: States::default(),
@@ -370,7 +377,8 @@ impl PucLuaProcess {
         memory: &dyn MemoryReader,
     ) -> Result<InterpretedFrame, Lost> {
         let proto = self.protos.of_call(&self.layout, call, by, memory)?;
-        let pc = current(call.pc, words, |pc| proto.holds(pc));
+        let registers = words.iter().take(self.arch.callee_saved.len());
+        let pc = current(call.pc, registers, |pc| proto.holds(pc));
         let line = proto.line(pc);
         let function = Arc::clone(&proto.function);
         Ok(InterpretedFrame {
@@ -387,8 +395,11 @@ impl PucLuaProcess {
 
 /// How far the innermost function has come: what its activation keeps in a register, if that is only one, else `saved`,
 /// what was written down last.
-fn current(saved: u64, words: &[u64], is_pc: impl Fn(u64) -> bool) -> u64 {
-    let registers = words.iter().take(6);
+fn current<'a>(
+    saved: u64,
+    registers: impl Iterator<Item = &'a u64>,
+    is_pc: impl Fn(u64) -> bool,
+) -> u64 {
     let mut found = registers.copied().filter(|word| is_pc(*word));
     let first = found.next();
     match (first, found.any(|other| Some(other) != first)) {
@@ -405,7 +416,7 @@ pub(super) fn frozen(
 ) -> Option<Box<dyn Interpreter>> {
     let layout = Layout::of(layout::LuaVersion { minor, release })?;
     let execute = part("luaV_execute")?;
-    Some(Box::new(PucLuaProcess::new(layout, execute)))
+    Some(Box::new(PucLuaProcess::new(&Arch::X86_64, layout, execute)))
 }
 
 impl Interpreter for PucLuaProcess {
@@ -428,7 +439,7 @@ impl Interpreter for PucLuaProcess {
         let pc = frame.registers.pc()?.0;
         let looked_up = Avma(pc.wrapping_sub(u64::from(frame.is_return_address)));
         if self.execute.contains(&looked_up) && self.markers.len() < MARKERS_MAX {
-            let mut registers = [None; 6];
+            let mut registers = [None; CALLEE_SAVED_MAX];
             let saved = frame.registers.arch().callee_saved.iter();
             for (into, register) in registers.iter_mut().zip(saved) {
                 *into = frame.registers.get(*register);

@@ -257,8 +257,9 @@ fn has_main_thread(layout: &Layout, global: u64, memory: &dyn MemoryReader) -> b
     inside.into_iter().any(names) || named.any(|word| is_pointer(word) && names(word))
 }
 
+/// Addresses of programs have at most 48 bits (aarch64; on x86_64 47).
 fn is_pointer(word: u64) -> bool {
-    word.is_multiple_of(8) && word >= 0x1000 && word >> 47 == 0
+    word.is_multiple_of(8) && word >= 0x1000 && word >> 48 == 0
 }
 
 /// Words that may be states nobody has met, and as much of each as is copied of a state.

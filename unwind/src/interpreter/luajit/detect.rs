@@ -5,6 +5,7 @@ use std::ops::Range;
 use memchr::memmem;
 
 use crate::address::Svma;
+use crate::arch::Arch;
 use crate::elf::ElfImage;
 
 /// What the text that names the version begins with.
@@ -24,13 +25,19 @@ const FRAME_BYTES: u64 = 80;
 pub(super) struct Image {
     /// `LuaJIT 2.1.1700008891`.
     pub(super) version: String,
-    /// Where the interpreter is.
-    pub(super) interpreter: Range<Svma>,
+    /// Where the interpreter is; that of other processors than x86_64 is not looked for.
+    pub(super) interpreter: Option<Range<Svma>>,
 }
 
 impl Image {
     pub(super) fn find(image: &ElfImage) -> Option<Self> {
         let version = image.data_segments().find_map(version_in)?;
+        if image.machine() != Arch::X86_64.elf_machine {
+            return Some(Self {
+                version,
+                interpreter: None,
+            });
+        }
         let is_interpreter = |range: &Range<Svma>| {
             INTERPRETER_BYTES.contains(&(range.end.0.saturating_sub(range.start.0)))
                 && image.stack_bytes_at(range.start) == Some(FRAME_BYTES)
@@ -38,7 +45,7 @@ impl Image {
         let interpreter = image.fde_ranges().into_iter().find(is_interpreter)?;
         Some(Self {
             version,
-            interpreter,
+            interpreter: Some(interpreter),
         })
     }
 }

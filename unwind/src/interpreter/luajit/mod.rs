@@ -62,7 +62,7 @@ impl RuntimeImage for Image {
     }
 
     fn code(&self) -> Option<Range<Svma>> {
-        Some(self.interpreter.clone())
+        self.interpreter.clone()
     }
 
     fn attach(
@@ -70,14 +70,17 @@ impl RuntimeImage for Image {
         module: &Module,
         _memory: &dyn MemoryReader,
     ) -> Result<Box<dyn Interpreter>, Unsupported> {
+        let refused = |reason: &str| Unsupported {
+            version: self.version.clone(),
+            reason: reason.to_owned(),
+        };
         if !self.version.starts_with("LuaJIT 2.1") {
-            return Err(Unsupported {
-                version: self.version.clone(),
-                reason: "only LuaJIT 2.1 is".to_owned(),
-            });
+            return Err(refused("only LuaJIT 2.1 is"));
         }
-        let start = module.bias.avma(self.interpreter.start);
-        let end = module.bias.avma(self.interpreter.end);
+        let interpreter = self.interpreter.as_ref();
+        let interpreter = interpreter.ok_or_else(|| refused("it is on x86_64 alone"))?;
+        let start = module.bias.avma(interpreter.start);
+        let end = module.bias.avma(interpreter.end);
         Ok(Box::new(LuaJitProcess::new(
             start..end,
             module.avma.clone(),

@@ -95,8 +95,6 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 /// `main`, and the stretches to which it jumps that are no functions of their own: compilers move there what is executed
 /// rarely (`.cold`). They have an entry in the unwind tables that begins in the middle of a function, with registers saved.
 fn with_other_parts(image: &ElfImage, main: Range<Svma>) -> Vec<Range<Svma>> {
-    /// A function begins with nothing on the stack but the return address.
-    const AT_ENTRY: Option<u64> = Some(8);
     let mut parts = vec![main.clone()];
     let bytes = usize::try_from(main.end.0 - main.start.0).unwrap_or(0);
     let code = image
@@ -107,14 +105,14 @@ fn with_other_parts(image: &ElfImage, main: Range<Svma>) -> Vec<Range<Svma>> {
     };
     let functions = image.fde_ranges();
     // What merely looks like a jump hardly ever leads to where an unusual entry of the unwind tables begins.
-    for (_, target) in jumps::leaving(code, main.start) {
+    for (_, target) in jumps::leaving(image.machine(), code, main.start) {
         let after = functions.partition_point(|range| range.start <= target);
         let Some(range) = after.checked_sub(1).and_then(|index| functions.get(index)) else {
             continue;
         };
         let is_new =
             range.contains(&target) && !parts.iter().any(|part| part.contains(&range.start));
-        if is_new && image.stack_bytes_at(range.start) != AT_ENTRY && parts.len() < LOOP_PARTS_MAX {
+        if is_new && !image.is_at_entry(range.start) && parts.len() < LOOP_PARTS_MAX {
             parts.push(range.clone());
         }
     }

@@ -21,7 +21,14 @@ pub(crate) fn walk_any(words: &[u64], minor: u8, native: &[u64]) {
     let version = PythonVersion { minor, micro: None };
     let layout = *Layout::of(version).expect("a version that is known");
     let eval = vec![Avma(START)..Avma(START + WORDS * 4)];
-    let mut process = CPythonProcess::new(layout, Avma(START), eval, Codes::default(), &memory);
+    let mut process = CPythonProcess::new(
+        &Arch::X86_64,
+        layout,
+        Avma(START),
+        eval,
+        Codes::default(),
+        &memory,
+    );
     let tids: Vec<i32> = process.threads.keys().copied().chain([1]).take(8).collect();
     let mut buffer = VolatileBuffer::default();
     for tid in tids.iter().chain(&tids) {

@@ -49,6 +49,7 @@ use super::{
     Unsupported, VolatileCopy, Walked,
 };
 use crate::address::Avma;
+use crate::arch::Arch;
 use crate::elf::ElfImage;
 use crate::memory::MemoryReader;
 use crate::modules::Module;
@@ -102,13 +103,17 @@ impl RuntimeImage for CPythonImage {
             version: self.version(),
             reason: reason.to_string(),
         })?;
+        let arch = Arch::of_machine(module.image.machine()).ok_or_else(|| Unsupported {
+            version: self.version(),
+            reason: "not on this processor".to_owned(),
+        })?;
         let avma = |svma| module.bias.avma(svma);
         let eval = self.0.eval.iter();
         let eval = eval.map(|part| avma(part.start)..avma(part.end)).collect();
         let codes = Codes::new(self.0.code_type.map(avma));
         let runtime = avma(self.0.runtime);
         Ok(Box::new(CPythonProcess::new(
-            layout, runtime, eval, codes, memory,
+            arch, layout, runtime, eval, codes, memory,
         )))
     }
 }
@@ -116,6 +121,7 @@ impl RuntimeImage for CPythonImage {
 /// CPython in one process.
 #[derive(Debug)]
 struct CPythonProcess {
+    arch: &'static Arch,
     layout: Layout,
     runtime: Avma,
     /// The evaluation loop.
@@ -141,6 +147,7 @@ struct CPythonProcess {
 
 impl CPythonProcess {
     fn new(
+        arch: &'static Arch,
         layout: Layout,
         runtime: Avma,
         eval: Vec<Range<Avma>>,
@@ -148,7 +155,8 @@ impl CPythonProcess {
         memory: &dyn MemoryReader,
     ) -> Self {
         Self {
-            threads: threads::list(&layout, runtime, memory),
+            threads: threads::list(arch, &layout, runtime, memory),
+            arch,
             layout,
             runtime,
             eval,
@@ -180,7 +188,7 @@ impl CPythonProcess {
             self.search_in -= 1;
             return;
         }
-        self.threads = threads::list(&self.layout, self.runtime, memory);
+        self.threads = threads::list(self.arch, &self.layout, self.runtime, memory);
         if self.threads.contains_key(&thread.namespace_tid) {
             self.search_pause = 1;
         } else {
@@ -195,7 +203,7 @@ impl CPythonProcess {
             return;
         };
         if self.threads.len() >= threads::THREADS_MAX {
-            self.threads = threads::list(&self.layout, self.runtime, memory);
+            self.threads = threads::list(self.arch, &self.layout, self.runtime, memory);
         }
         self.threads.insert(thread.namespace_tid, vec![state]);
         self.strangers.remove(&thread.namespace_tid);
@@ -280,7 +288,12 @@ pub(super) fn frozen(
     let eval = part("_PyEval_EvalFrameDefault").into_iter().collect();
     let codes = Codes::new(part("PyCode_Type").map(|part| part.start));
     Some(Box::new(CPythonProcess::new(
-        layout, runtime, eval, codes, memory,
+        &Arch::X86_64,
+        layout,
+        runtime,
+        eval,
+        codes,
+        memory,
     )))
 }
 

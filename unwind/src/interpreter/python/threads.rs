@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use super::hints::Hints;
 use super::layout::{Gil, Layout};
 use crate::address::Avma;
+use crate::arch::Arch;
 use crate::interpreter::{ThreadContext, VolatileCopy};
 use crate::memory::MemoryReader;
 
@@ -16,10 +17,15 @@ pub(super) const THREADS_MAX: usize = 1 << 16;
 const NEWEST_INTERPRETERS_MAX: usize = 2;
 const NEWEST_STATES_MAX: usize = 4;
 
-/// Where the C library keeps a thread's number in what `pthread_self` points to, on x86_64: `struct pthread.tid` of glibc
+/// Where the C library keeps a thread's number in what `pthread_self` points to: `struct pthread.tid` of glibc
 /// (`nptl/descr.h`, the same since 2.4; `nptl_db` has it as `_thread_db_pthread_tid`), and of musl
-/// (`src/internal/pthread_impl.h`).
-const PTHREAD_TID: [u64; 2] = [720, 48];
+/// (`src/internal/pthread_impl.h`). Only on x86_64 do both begin with the header of the thread's own variables.
+fn pthread_tid(arch: &Arch) -> [u64; 2] {
+    match arch == &Arch::X86_64 {
+        true => [720, 48],
+        false => [208, 32],
+    }
+}
 
 /// A `PyThreadState`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +46,12 @@ pub(super) type ThreadStates = FxHashMap<i32, Vec<ThreadState>>;
 
 /// Lists the thread states of the runtime at `runtime`. A list that is changed meanwhile may give some twice or not at all;
 /// whoever uses one looks whether it still is what it was.
-pub(super) fn list(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) -> ThreadStates {
+pub(super) fn list(
+    arch: &Arch,
+    layout: &Layout,
+    runtime: Avma,
+    memory: &dyn MemoryReader,
+) -> ThreadStates {
     let word = |at: Avma, offset: u32| {
         let at = at.checked_add(u64::from(offset))?;
         memory.read_u64(at).ok().map(Avma)
@@ -55,7 +66,7 @@ pub(super) fn list(layout: &Layout, runtime: Avma, memory: &dyn MemoryReader) ->
         let mut thread = word(at, layout.threads_head);
         while let Some(address) = thread.filter(|at| *at != Avma(0) && threads < THREADS_MAX) {
             threads += 1;
-            if let Some((tid, thread_id)) = identity(layout, address, memory) {
+            if let Some((tid, thread_id)) = identity(arch, layout, address, memory) {
                 found.entry(tid).or_default().push(ThreadState {
                     address,
                     thread_id,
@@ -134,12 +145,17 @@ fn read_word(copy: &mut VolatileCopy<'_>, at: Avma, offset: u32) -> Option<Avma>
 }
 
 /// The number of the native thread of the state at `thread`, and its `thread_id`.
-fn identity(layout: &Layout, thread: Avma, memory: &dyn MemoryReader) -> Option<(i32, u64)> {
+fn identity(
+    arch: &Arch,
+    layout: &Layout,
+    thread: Avma,
+    memory: &dyn MemoryReader,
+) -> Option<(i32, u64)> {
     let field = |offset: u32| memory.read_u64(thread.checked_add(u64::from(offset))?).ok();
     let thread_id = field(layout.thread.thread_id)?;
     let tid = match layout.thread.native_thread_id {
         Some(offset) => i32::try_from(field(offset)?).ok()?,
-        None => PTHREAD_TID.iter().find_map(|offset| {
+        None => pthread_tid(arch).iter().find_map(|offset| {
             let tid = memory
                 .read_u32(Avma(thread_id).checked_add(*offset)?)
                 .ok()?;

@@ -4,7 +4,7 @@
 //! must be measured right, but only a dozen forms need to be understood. Tables: Intel SDM volume 2, appendix A, and
 //! AMD APM volume 3, appendix A.
 
-use super::INSTRUCTION_BYTES_MAX;
+use crate::native::machine::INSTRUCTION_BYTES_MAX;
 
 /// Which table an operation is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

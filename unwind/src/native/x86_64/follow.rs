@@ -13,8 +13,9 @@ use std::ops::Range;
 use rustc_hash::FxHashSet;
 
 use super::decode::{Instruction, Map, decode};
+use super::is_signal_trampoline;
 use super::symbolic::{Flow, RBP, RSP, State, Value};
-use super::{INSTRUCTION_BYTES_MAX, is_signal_trampoline};
+use crate::native::machine::{Code, Followed, INSTRUCTION_BYTES_MAX};
 use crate::native::rule::Rule;
 
 /// Instructions that are read at most, on all paths together.
@@ -23,24 +24,6 @@ const STEPS_MAX: usize = 4096;
 const FUNCTION_BYTES_MAX: u64 = 1 << 16;
 /// Branches that wait to be followed.
 const PENDING_MAX: usize = 32;
-
-/// Where code is read from.
-pub(crate) trait Code {
-    /// Fills `into` with code from `at` on, and says how many bytes there were.
-    fn fetch(&self, at: u64, into: &mut [u8; INSTRUCTION_BYTES_MAX]) -> usize;
-}
-
-/// What following a piece of code found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Followed {
-    /// A path returns; this is the rule for where it started.
-    Returns(Rule),
-    /// The code goes straight on to end the thread or the process, without another call: what a thread's or a
-    /// program's first code does when all is over. (`abort` never returns either, but was called.)
-    Exits,
-    /// Neither was found.
-    Unknown,
-}
 
 /// Follows the code from `start` on to where it returns.
 pub(crate) fn follow(code: &impl Code, start: u64) -> Followed {

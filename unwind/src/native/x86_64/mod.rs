@@ -1,9 +1,12 @@
 //! What is known of x86_64 code and of the kernel's frames on it.
 
-pub(crate) mod decode;
-pub(crate) mod follow;
+mod decode;
+mod follow;
+mod machine;
 mod symbolic;
 mod writes;
+
+pub(crate) use machine::X86_64;
 
 use super::rule::SAVED_MAX;
 use crate::address::{Avma, Svma};
@@ -11,23 +14,19 @@ use crate::arch::Arch;
 use crate::memory::{MemoryReader, ReadError};
 use crate::registers::Registers;
 
-/// The longest instruction (Intel SDM, volume 2, section 2.3.11).
-pub(crate) const INSTRUCTION_BYTES_MAX: usize = 15;
 /// Bytes before a return address that tell whether a call is there: the longest call without its prefixes.
-pub(crate) const CALL_BYTES_MAX: usize = 7;
+const CALL_BYTES_MAX: usize = 7;
 
-/// [`Arch::stack_pointer`] and [`Arch::return_address`], where a constant is wanted.
-pub(crate) const STACK_POINTER: u16 = 7;
-pub(crate) const RETURN_ADDRESS: u16 = 16;
+/// [`Arch::stack_pointer`], where a constant is wanted.
+const STACK_POINTER: u16 = Arch::X86_64.stack_pointer;
 /// The registers of [`Arch::callee_saved`], where a constant is wanted.
-pub(crate) const CALLEE_SAVED: [u16; SAVED_MAX] = [3, 6, 12, 13, 14, 15];
+const CALLEE_SAVED: [u16; SAVED_MAX] = [3, 6, 12, 13, 14, 15];
 
 /// Where an indirect jump may lead, with control-flow enforcement.
 const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
 
 /// Where the kernel maps the three vsyscalls (arch/x86/include/uapi/asm/vsyscall.h). They are leaves.
-pub(crate) const VSYSCALL: std::ops::Range<Avma> =
-    Avma(0xffff_ffff_ff60_0000)..Avma(0xffff_ffff_ff60_1000);
+const VSYSCALL: std::ops::Range<Avma> = Avma(0xffff_ffff_ff60_0000)..Avma(0xffff_ffff_ff60_1000);
 
 /// `mov rax, 15; syscall`, in the form of glibc and of musl: `rt_sigreturn`, to which the kernel lets a signal handler
 /// return. Debuggers know it by these bytes too, so they do not change.
@@ -37,12 +36,12 @@ const SIGRETURN: [&[u8]; 2] = [
 ];
 
 /// Whether `code` is a signal trampoline.
-pub(crate) fn is_signal_trampoline(code: &[u8]) -> bool {
+fn is_signal_trampoline(code: &[u8]) -> bool {
     SIGRETURN.iter().any(|bytes| code.starts_with(bytes))
 }
 
 /// Whether `code` is the system call in a signal trampoline of which `before` are the bytes before it.
-pub(crate) fn is_signal_trampoline_call(before: &[u8], code: &[u8]) -> bool {
+fn is_signal_trampoline_call(before: &[u8], code: &[u8]) -> bool {
     SIGRETURN.iter().any(|bytes| {
         let (load, call) = bytes.split_at(bytes.len() - 2);
         code.starts_with(call) && before.ends_with(load)
@@ -61,10 +60,7 @@ const SIGCONTEXT: [u16; 17] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2
 ///
 /// # Errors
 /// When the context cannot be read.
-pub(crate) fn interrupted<M: MemoryReader + ?Sized>(
-    sp: Avma,
-    memory: &M,
-) -> Result<Registers, ReadError> {
+fn interrupted<M: MemoryReader + ?Sized>(sp: Avma, memory: &M) -> Result<Registers, ReadError> {
     let mut registers = Registers::unknown(&Arch::X86_64);
     let mut at = sp.0.wrapping_add(UCONTEXT_MCONTEXT);
     for register in SIGCONTEXT {
@@ -76,7 +72,7 @@ pub(crate) fn interrupted<M: MemoryReader + ?Sized>(
 
 /// Whether `code` begins as a program does: the ABI asks it to mark the outermost frame by a zero in rbp (System V ABI
 /// AMD64 supplement, section 3.4.1).
-pub(crate) fn clears_frame_pointer(code: &[u8]) -> bool {
+fn clears_frame_pointer(code: &[u8]) -> bool {
     const XOR_EBP_EBP: &[u8] = &[0x31, 0xed];
     const XOR_RBP_RBP: &[u8] = &[0x48, 0x31, 0xed];
     let code = code.strip_prefix(ENDBR64).unwrap_or(code);
@@ -84,7 +80,7 @@ pub(crate) fn clears_frame_pointer(code: &[u8]) -> bool {
 }
 
 /// Whether `before` ends with a call, i.e. whether the address after it can be a return address.
-pub(crate) fn ends_with_call(before: &[u8]) -> bool {
+fn ends_with_call(before: &[u8]) -> bool {
     is_direct_call(before) || (2..=CALL_BYTES_MAX).any(|bytes| is_indirect_call(before, bytes))
 }
 
@@ -108,7 +104,7 @@ fn is_indirect_call(before: &[u8], bytes: usize) -> bool {
 }
 
 /// Where the direct call leads after which `svma` is the return address; `before` are the bytes before `svma`.
-pub(crate) fn direct_call_target(svma: Svma, before: &[u8]) -> Option<Svma> {
+fn direct_call_target(svma: Svma, before: &[u8]) -> Option<Svma> {
     if !is_direct_call(before) {
         return None;
     }
@@ -116,13 +112,13 @@ pub(crate) fn direct_call_target(svma: Svma, before: &[u8]) -> Option<Svma> {
 }
 
 /// The slot that `call [rip + x]` reads its target from, after which `svma` is the return address.
-pub(crate) fn call_slot(svma: Svma, before: &[u8]) -> Option<Svma> {
+fn call_slot(svma: Svma, before: &[u8]) -> Option<Svma> {
     let is_call_through_slot = matches!(before.last_chunk::<6>()?, [0xff, 0x15, ..]);
     is_call_through_slot.then(|| svma_plus(svma, before.last_chunk().copied()))?
 }
 
 /// The slot that the PLT stub with the bytes `code` at `svma` reads its target from.
-pub(crate) fn plt_slot(svma: Svma, code: &[u8]) -> Option<Svma> {
+fn plt_slot(svma: Svma, code: &[u8]) -> Option<Svma> {
     let jump = code.strip_prefix(ENDBR64).unwrap_or(code);
     let jump = jump
         .strip_prefix(&[0xf2])
@@ -145,7 +141,7 @@ fn svma_plus(svma: Svma, displacement: Option<[u8; 4]>) -> Option<Svma> {
 
 /// How far above the stack pointer the CFA is, for the first instructions of PLT stubs, which lld and others write
 /// without call frame information.
-pub(crate) fn plt_cfa_offset(before: &[u8], code: &[u8]) -> Option<i32> {
+fn plt_cfa_offset(before: &[u8], code: &[u8]) -> Option<i32> {
     let code = code.strip_prefix(ENDBR64).unwrap_or(code);
     let is_push_word = |code: &[u8]| matches!(code, [0x68, ..]);
     let is_push_got = |code: &[u8]| matches!(code, [0xff, 0x35, ..]);
@@ -205,8 +201,6 @@ mod tests {
     fn the_constants_are_those_of_the_table() {
         let arch = Arch::X86_64;
         assert_eq!(CALLEE_SAVED, arch.callee_saved);
-        assert_eq!(STACK_POINTER, arch.stack_pointer);
-        assert_eq!(RETURN_ADDRESS, arch.return_address);
     }
 
     #[test]
