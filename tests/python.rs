@@ -268,12 +268,15 @@ const SERVICE: &str = r#"
 import threading, time, json, re
 def handle(n):
     return json.loads(json.dumps({'n': [n] * 20, 'text': re.sub('a', lambda m: 'b', 'aaa')}))
+all_serve = threading.Barrier(51)
 def serve(n):
+    all_serve.wait()
     while True:
         for i in range(20): handle(i)
         time.sleep(0.002 * (n % 7 + 1))
 for n in range(50):
     threading.Thread(target=serve, args=(n,), daemon=True).start()
+all_serve.wait()
 print('ready', flush=True)
 time.sleep(1000)
 "#;

@@ -16,13 +16,18 @@ pub fn recorded_syscall(number: u32) -> u32 {
 
 /// The name of the system call that has this number in a recording, or its number.
 pub fn syscall_name(recorded: u32) -> String {
-    let number = recorded & !AARCH64;
-    let name = usize::try_from(number).ok().and_then(|number| {
-        Some(match recorded & AARCH64 {
-            0 => x86_64::Sysno::new(number)?.name(),
-            _ => aarch64::Sysno::new(number)?.name(),
-        })
-    });
+    const LAST_OF_AARCH64: u32 = 2 * AARCH64 - 1;
+    let (number, name) = match recorded {
+        AARCH64..=LAST_OF_AARCH64 => {
+            let number = recorded - AARCH64;
+            let known = aarch64::Sysno::new(number as usize);
+            (number, known.map(|known| known.name()))
+        }
+        number => {
+            let known = x86_64::Sysno::new(number as usize);
+            (number, known.map(|known| known.name()))
+        }
+    };
     name.map_or_else(|| number.to_string(), str::to_owned)
 }
 
@@ -36,5 +41,6 @@ mod tests {
         assert_eq!(syscall_name(AARCH64 | 63), "read");
         assert_eq!(syscall_name(AARCH64 | 22), "epoll_pwait");
         assert_eq!([9999, AARCH64 | 9999].map(syscall_name), ["9999", "9999"]);
+        assert_eq!(syscall_name(u32::MAX), u32::MAX.to_string());
     }
 }

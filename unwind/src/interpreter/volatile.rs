@@ -445,8 +445,9 @@ mod tests {
         // At the end of what is mapped; and where nothing is.
         let live = [7; 0x1000];
         let live = SliceMemory::new(Avma(0x1000), &live);
+        let stack = SliceMemory::new(Avma(0x9000), &[]);
         let mut buffer = VolatileBuffer::default();
-        let mut copy = VolatileCopy::new(&mut buffer, &live, &live);
+        let mut copy = VolatileCopy::new(&mut buffer, &stack, &live);
         copy.expect(&Expected::default());
         assert_eq!(copy.copy(Avma(0x1ff8), 16), [7; 8]);
         assert_eq!(copy.word(Avma(0x1ff0)), None);
