@@ -123,10 +123,8 @@ impl Listing {
                 "{}",
                 self.painter.bad(&format!("{what}not be recorded"))
             )?;
-            if let Some((target, left)) = checkup
-                .target
-                .as_ref()
-                .and_then(|target| Some((target, target.left?)))
+            if let Some(target) = &checkup.target
+                && let Some(left) = target.left
             {
                 writeln!(out, "but for {left}: sampler record -p {}", target.pid)?;
             }

@@ -190,15 +190,15 @@ impl Group {
 
 impl Frame {
     fn write(&self, number: usize, out: &mut impl Write) -> io::Result<()> {
-        write!(out, "    #{number:<3} {}", self.function)?;
+        write!(out, "    #{number:<3} {}", printable(&self.function))?;
         if let Some(file) = &self.file {
-            write!(out, " at {file}")?;
+            write!(out, " at {}", printable(file))?;
             if let Some(line) = self.line {
                 write!(out, ":{line}")?;
             }
         }
         if let Some(module) = &self.module {
-            write!(out, " in {module}")?;
+            write!(out, " in {}", printable(module))?;
         }
         writeln!(out, "{}", if self.inlined { " (inlined)" } else { "" })
     }

@@ -83,9 +83,10 @@ pub(super) fn examine(pid: Pid, place: Place, symbolizer: &mut FileSymbolizer) -
 
 /// What can be had of `pid` though one of `checks` fails.
 fn left_of(pid: Pid, checks: &[Check]) -> Option<&'static str> {
-    let fails = checks.iter().any(|check| check.verdict == Verdict::Fails);
+    if checks.iter().all(|check| check.verdict != Verdict::Fails) {
+        return None;
+    }
     match abilities::rung(pid, Tid(pid.0), true) {
-        _ if !fails => None,
         Rung::Stops => None,
         Rung::Reads => Some("stacks of sleeping threads, and the CPU time of all"),
         Rung::States => Some("which of its threads run, and their CPU time"),

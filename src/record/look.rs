@@ -51,11 +51,11 @@ const REHEARSAL_MAX: Duration = Duration::from_micros(50);
 
 /// The DWARF numbers of the registers with the arguments of a system call: rdi, rsi, rdx, r10, r8, r9 (System V ABI for
 /// x86_64, A.2.1 and figure 3.36); x0 to x5 (syscall(2)).
-const ARGUMENT_REGISTERS: [u16; 6] = match Arch::NATIVE.elf_machine {
-    X86_64 => [5, 4, 1, 10, 8, 9],
-    _ => [0, 1, 2, 3, 4, 5],
+const ARGUMENT_REGISTERS: [u16; 6] = if cfg!(target_arch = "aarch64") {
+    [0, 1, 2, 3, 4, 5]
+} else {
+    [5, 4, 1, 10, 8, 9]
 };
-const X86_64: u16 = Arch::X86_64.elf_machine;
 
 /// What a look reads of the process, besides the thread.
 #[derive(Clone, Copy, Debug)]

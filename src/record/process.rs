@@ -1,5 +1,7 @@
 //! One process that is being sampled: its threads, its modules, its accounts.
 
+mod names;
+
 use rustc_hash::FxHashMap;
 use sampler_platforms::linux::abilities::{self, Abilities, MemoryWay, Rung, StopWay};
 use sampler_platforms::linux::proc::schedstat::SchedStat;
@@ -619,5 +621,3 @@ fn living_thread(pid: Pid) -> Pid {
         .find(|&other| other != pid)
         .unwrap_or(pid)
 }
-
-mod names;

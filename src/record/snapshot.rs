@@ -118,8 +118,10 @@ pub fn snapshot<S: SampleSink>(
         });
         positions.push(at);
     }
+    // By one time, so that each is asked for once, however many there are.
+    let now_ns = clock::monotonic_ns();
     while process.are_names_due() {
-        process.ask_for_names(clock::monotonic_ns(), sink)?;
+        process.ask_for_names(now_ns, sink)?;
     }
     for (thread, at) in threads.iter_mut().zip(positions) {
         thread.name = process.threads[at].name.shown().to_owned();

@@ -30,6 +30,7 @@ mod check;
 mod deadline;
 mod job_control;
 mod late_stop;
+mod not_restarted;
 mod process_memory;
 mod ptrace;
 mod stop;

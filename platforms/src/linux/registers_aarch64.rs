@@ -7,6 +7,7 @@
 
 use sampler_unwind::{Arch, Avma, Registers};
 
+use super::not_restarted::is_not_restarted;
 use super::proc::syscall::SyscallState;
 use super::proc::{status, syscall};
 use super::ptrace::{self, PlainRegisters};
@@ -55,34 +56,6 @@ const NO_SYSCALL: i32 = -1;
 
 const SVC_0: u32 = 0xd400_0001;
 const INSTRUCTION_BYTES: u64 = 4;
-
-/// The calls that return `EINTR` because of a ptrace stop although no handler ran: as on x86_64, of those that there are.
-const NOT_RESTARTED: [libc::c_long; 19] = [
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2,
-    libc::SYS_semop,
-    libc::SYS_semtimedop,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_io_getevents,
-    SYS_IO_PGETEVENTS,
-    libc::SYS_io_uring_enter,
-    // Sockets with SO_RCVTIMEO or SO_SNDTIMEO.
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_recvmmsg,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_connect,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_sendmmsg,
-    // read(2) and write(2) of such a socket.
-    libc::SYS_read,
-    libc::SYS_write,
-];
-
-/// include/uapi/asm-generic/unistd.h; libc has no constant for it.
-const SYS_IO_PGETEVENTS: libc::c_long = 292;
 
 pub(super) fn is_thirty_two_bit(raw: &RawRegisters) -> bool {
     raw.pstate & THIRTY_TWO_BIT != 0
@@ -244,10 +217,6 @@ impl Standing {
     fn is_interrupted(self) -> bool {
         matches!(self, Self::Interrupted(_) | Self::Before(_))
     }
-}
-
-fn is_not_restarted(number: u32) -> bool {
-    NOT_RESTARTED.contains(&libc::c_long::from(number))
 }
 
 fn is_eintr(raw: &RawRegisters) -> bool {

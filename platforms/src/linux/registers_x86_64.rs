@@ -2,6 +2,7 @@
 
 use sampler_unwind::{Arch, Avma, Registers};
 
+use super::not_restarted::is_not_restarted;
 use super::ptrace::PlainRegisters;
 use super::stop_kind::StopKind;
 use super::stopped_thread::StoppedRegisters;
@@ -53,35 +54,6 @@ const ERESTARTSYS: i64 = 512;
 const ERESTARTNOINTR: i64 = 513;
 const ERESTARTNOHAND: i64 = 514;
 const ERESTART_RESTARTBLOCK: i64 = 516;
-
-/// The calls that return `EINTR` because of a ptrace stop although no handler ran.
-const NOT_RESTARTED: [libc::c_long; 20] = [
-    libc::SYS_epoll_wait,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2,
-    libc::SYS_semop,
-    libc::SYS_semtimedop,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_io_getevents,
-    SYS_IO_PGETEVENTS,
-    libc::SYS_io_uring_enter,
-    // Sockets with SO_RCVTIMEO or SO_SNDTIMEO.
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_recvmmsg,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_connect,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_sendmmsg,
-    // read(2) and write(2) of such a socket.
-    libc::SYS_read,
-    libc::SYS_write,
-];
-
-/// arch/x86/entry/syscalls/syscall_64.tbl; libc has no constant for it.
-const SYS_IO_PGETEVENTS: libc::c_long = 333;
 
 /// Whether the registers are those of x32 code: 64-bit registers, 32-bit pointers. Known only inside a system call.
 pub(super) fn is_thirty_two_bit(raw: &RawRegisters) -> bool {
@@ -143,10 +115,6 @@ fn was_interrupted(number: u32, raw: &RawRegisters) -> bool {
     ];
     restarted.iter().any(|&errno| is_result(raw, errno))
         || is_result(raw, libc::EINTR.into()) && is_not_restarted(number)
-}
-
-fn is_not_restarted(number: u32) -> bool {
-    NOT_RESTARTED.contains(&libc::c_long::from(number))
 }
 
 fn is_result(raw: &RawRegisters, errno: i64) -> bool {

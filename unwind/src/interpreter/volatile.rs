@@ -263,12 +263,13 @@ impl<'a> VolatileCopy<'a> {
     /// Copies a region, and what lies around it in the same pages if it is small.
     fn read_around(&mut self, at: Avma, bytes: usize) {
         let around = around(at, bytes);
+        let before = self.buffer.regions.len();
         self.read(&[around]);
         let buffer = &mut *self.buffer;
-        if around.0 == at && around.1 == bytes {
+        if around == (at, bytes) || buffer.regions.len() == before {
             return;
         }
-        let Some((start, range)) = buffer.regions.pop_if(|(start, _)| *start == around.0) else {
+        let Some((start, range)) = buffer.regions.pop() else {
             return;
         };
         if buffer.expected.len() < buffer.expected.capacity() {

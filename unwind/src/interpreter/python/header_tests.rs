@@ -195,9 +195,11 @@ int main(void) {
 }
 "#;
 
-/// A number of the program's that is no offset.
-fn flag(flag: u64) -> u32 {
-    u32::try_from(flag).unwrap()
+fn number<N>(number: N) -> u32
+where
+    u32: TryFrom<N, Error: std::fmt::Debug>,
+{
+    u32::try_from(number).unwrap()
 }
 
 /// What the table says, in the words of the program.
@@ -229,31 +231,34 @@ fn table(layout: &Layout) -> BTreeMap<&'static str, u32> {
         ("cached_keys", layout.objects.cached_keys),
         ("dict_keys", objects::DICT_KEYS),
         ("dict_values", objects::DICT_VALUES),
-        ("number_size", 16),
-        ("one_digit", flag(layout.objects.one_digit)),
+        ("number_size", objects::NUMBER_SIZE),
+        ("one_digit", number(layout.objects.one_digit)),
         ("digits", objects::DIGITS),
     ]);
     // Before 3.11 tables of keys are in no header; before 3.13 modules are not.
     if layout.objects.keys == Keys::Kinds {
         fields.extend([
-            ("managed_dict", flag(objects::MANAGED_DICT)),
-            ("keys_log_bytes", 9),
-            ("keys_kind", 10),
-            ("keys_general", 0),
-            ("keys_count", 24),
-            ("keys_indices", 32),
-            ("entry_value", 16),
-            ("short_entry", 16),
+            ("managed_dict", number(objects::MANAGED_DICT)),
+            ("keys_log_bytes", number(objects::KEYS_LOG_BYTES)),
+            ("keys_kind", number(objects::KEYS_KIND)),
+            ("keys_general", objects::KEYS_GENERAL.into()),
+            ("keys_count", number(objects::KEYS_COUNT)),
+            ("keys_indices", number(objects::KEYS_INDICES)),
+            ("entry_value", 8 * number(objects::ENTRY_WORDS - 1)),
+            ("short_entry", 8 * number(objects::SHORT_ENTRY_WORDS)),
             ("values", layout.objects.values),
-            ("before_object", 24),
+            ("before_object", number(objects::BEFORE_OBJECT)),
         ]);
     }
     match layout.objects.attributes {
         Attributes::Dict | Attributes::ValuesOrDict => {}
-        Attributes::ValuesAndDict => fields.extend([("values_before_object", 32)]),
+        Attributes::ValuesAndDict => fields.extend([(
+            "values_before_object",
+            number(objects::VALUES_BEFORE_OBJECT),
+        )]),
         Attributes::Inline => fields.extend([
             ("module_dict", super::names::MODULE_DICT),
-            ("inline_values", flag(objects::INLINE_VALUES)),
+            ("inline_values", number(objects::INLINE_VALUES)),
         ]),
     }
     let (Gil::OfRuntime(gil) | Gil::OfInterpreter(gil)) = layout.gil;

@@ -26,8 +26,26 @@ pub(super) const MANAGED_DICT: u64 = 1 << 4;
 pub(super) const DICT_KEYS: u32 = 32;
 /// `PyDictObject.ma_values`.
 pub(super) const DICT_VALUES: u32 = 40;
+/// `PyVarObject.ob_size`, from 3.12 on `PyLongObject.long_value.lv_tag`.
+pub(super) const NUMBER_SIZE: u32 = 16;
 /// `PyLongObject.ob_digit`, from 3.12 on `long_value.ob_digit`.
 pub(super) const DIGITS: u32 = 24;
+
+/// `PyDictKeysObject.dk_log2_index_bytes` (3.11).
+pub(super) const KEYS_LOG_BYTES: usize = 9;
+/// `PyDictKeysObject.dk_kind` (3.11), and `DICT_KEYS_GENERAL`.
+pub(super) const KEYS_KIND: usize = 10;
+pub(super) const KEYS_GENERAL: u8 = 0;
+/// `PyDictKeysObject.dk_nentries` (3.11).
+pub(super) const KEYS_COUNT: usize = 24;
+/// `PyDictKeysObject.dk_indices` (3.11).
+pub(super) const KEYS_INDICES: u64 = 32;
+/// The words of an entry: hash, key and value; those of `PyDictUnicodeEntry` (3.11) have no hash.
+pub(super) const ENTRY_WORDS: usize = 3;
+pub(super) const SHORT_ENTRY_WORDS: usize = 2;
+/// How far before an object the word is that leads to its attributes (3.11), and in 3.11 that to its values, in bytes.
+pub(super) const BEFORE_OBJECT: u64 = 24;
+pub(super) const VALUES_BEFORE_OBJECT: u64 = 32;
 
 /// Bytes of a table of keys before its hash table, whichever version it is of.
 const KEYS_HEADER_MAX: usize = 40;
@@ -134,15 +152,15 @@ pub(super) fn attributes(
     }
     match layout.objects.attributes {
         Attributes::Dict => None,
-        Attributes::ValuesAndDict => match before(32) {
+        Attributes::ValuesAndDict => match before(VALUES_BEFORE_OBJECT) {
             Some(values) => shared(values),
-            None => dict(before(24)),
+            None => dict(before(BEFORE_OBJECT)),
         },
-        Attributes::ValuesOrDict => match before(24)? {
+        Attributes::ValuesOrDict => match before(BEFORE_OBJECT)? {
             Avma(values) if values & 1 != 0 => shared(Avma(values.checked_add(1)?)),
             at => dict(Some(at)),
         },
-        Attributes::Inline => match before(24) {
+        Attributes::Inline => match before(BEFORE_OBJECT) {
             Some(at) => dict(Some(at)),
             None if flags & INLINE_VALUES == 0 => None,
             None => {
@@ -196,14 +214,19 @@ fn keys(
             (40, size.checked_mul(width)?, header_word(32)?, true)
         }
         Keys::Kinds => {
-            let [_, log, kind, ..] = header_word(8)?.to_le_bytes();
+            let (log, kind) = (*header.get(KEYS_LOG_BYTES)?, *header.get(KEYS_KIND)?);
             let log = Some(log).filter(|log| *log <= LOG_INDEX_BYTES_MAX)?;
-            (32, 1 << log, header_word(24)?, kind == 0)
+            let count = header_word(KEYS_COUNT)?;
+            (KEYS_INDICES, 1 << log, count, kind == KEYS_GENERAL)
         }
     };
     let entries = at.checked_add(header_bytes)?.checked_add(index_bytes)?;
     let count = usize::try_from(count).ok()?.min(entries_max);
-    let words = if has_hashes { 3 } else { 2 };
+    let words = if has_hashes {
+        ENTRY_WORDS
+    } else {
+        SHORT_ENTRY_WORDS
+    };
     let words_of_entries = read_words(memory, entries, count * words)?;
     let entry = |words: &[u64]| match *words {
         [hash, key, value] => Some((Some(hash), key, value)),
@@ -247,7 +270,7 @@ pub(super) fn small_number(layout: &Layout, at: Avma, memory: &dyn MemoryReader)
     /// `IMMORTALITY_BIT_MASK` (3.14): set in numbers that are never freed.
     const NEVER_FREED: u64 = 1 << 2;
     let one_digit = layout.objects.one_digit;
-    let size = word(memory, at, 16)?;
+    let size = word(memory, at, NUMBER_SIZE)?;
     let is_one = size == one_digit || (one_digit > NEVER_FREED && size == one_digit | NEVER_FREED);
     let digits = at.checked_add(u64::from(DIGITS))?;
     is_one.then(|| memory.read_u32(digits).ok())?
