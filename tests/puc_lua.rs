@@ -306,7 +306,7 @@ fn functions_have_the_names_that_their_callers_call_them_by() {
         }
         // Who comes in the place of its caller has no name, unless it was seen before it had taken it.
         let names = ["program.lua:31", "replaced (program.lua:31)"];
-        let mut replaced = 0;
+        let (mut replaced, mut changing) = (0, 0);
         for stack in &report.stacks {
             let functions: Vec<&str> = stack.frames.iter().map(|frame| &*frame.function).collect();
             let Some(at) = functions.iter().position(|name| names.contains(name)) else {
@@ -315,10 +315,15 @@ fn functions_have_the_names_that_their_callers_call_them_by() {
             let by = at.checked_sub(1).and_then(|by| functions.get(by));
             match by {
                 Some(&"[tail calls]") => replaced += 1,
+                // It is just taking its place: the function is there, and how far the other had come.
+                Some(&"[lua: lost: changed meanwhile]") => changing += 1,
                 by => assert_eq!(by, Some(&"tail (program.lua:35)"), "{lua:?}: {functions:?}"),
             }
         }
-        assert!(replaced > 0, "{lua:?}");
+        assert!(
+            replaced > 0 && changing < 3,
+            "{lua:?}: {replaced} {changing}"
+        );
     }
 }
 

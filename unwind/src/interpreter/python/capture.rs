@@ -14,6 +14,8 @@ const FRAMES_MAX: usize = 16_384;
 const ACTIVATIONS_MAX: usize = 1024;
 /// A frame that was not expected is copied with what lies before it in its page: its callers, most likely.
 const PAGE_BYTES: u64 = 4096;
+/// An instruction, `_Py_CODEUNIT` (from 3.6 on).
+const INSTRUCTION_BYTES: u64 = 2;
 /// Chunks of frames that are copied at once: the one in which a frame lies, and those of its callers.
 const CHUNKS_AT_ONCE: usize = 8;
 
@@ -146,8 +148,13 @@ impl Captured {
             next = match (end, outer.map(|outer| outer.current)) {
                 (Ok(end), None) => end,
                 (Ok(end), Some(outer)) if end == outer => end,
-                // The innermost activation has just begun: what it will say about its frame was not written yet.
+                // No more could be copied.
+                (Err(Lost::TooDeep), _) => return Err(Lost::TooDeep),
+                // What is innermost is being called: what its frame will say of its caller was not written yet.
                 (_, Some(outer)) if is_innermost => {
+                    if is_being_called(layout, next, copy) {
+                        self.lost = Some(Lost::Inconsistent);
+                    }
                     self.frames.truncate(before.0);
                     self.activations.truncate(before.1);
                     outer
@@ -359,6 +366,26 @@ fn instruction(
     }
 }
 
+/// Whether the frame at `at` is of a function that is called right now from one of the same activation: compilers make it
+/// the current frame before it says who called it, and nothing else names the frame of that (3.11.2 of Debian;
+/// `DISPATCH_INLINED` of `Python/ceval.c`). One that begins an activation has its caller in the one outside.
+fn is_being_called(layout: &Layout, at: Avma, copy: &VolatileCopy<'_>) -> bool {
+    let frame = &layout.frame;
+    let Instruction::Pointer(instruction) = frame.instruction else {
+        return false;
+    };
+    let first = word(copy, at, frame.code)
+        .and_then(|code| code.checked_add(u64::from(layout.code.instructions)));
+    // A frame that has not begun names the instruction before the first.
+    let next = word(copy, at, instruction).and_then(|last| last.checked_add(INSTRUCTION_BYTES));
+    // 3.12 does not say which of the two it is.
+    let is_entry = match frame.boundary {
+        Boundary::IsEntry(offset) => word(copy, at, offset).map(|word| word.to_le_bytes()[0]),
+        Boundary::EachFrame | Boundary::Shim { .. } => Some(0),
+    };
+    is_entry == Some(0) && first.is_some() && next == first
+}
+
 fn word(copy: &VolatileCopy<'_>, at: Avma, offset: u32) -> Option<u64> {
     copy.word(at.checked_add(u64::from(offset))?)
 }
@@ -389,5 +416,101 @@ impl CycleGuard {
             self.renew_at = self.steps * 2;
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::PythonVersion;
+    use super::*;
+    use crate::interpreter::VolatileBuffer;
+    use crate::memory::SliceMemory;
+
+    const START: u64 = 0x10000;
+    const THREAD: u64 = START;
+    /// Two activations: their `_PyCFrame`s, and that of none.
+    const C_FRAMES: [u64; 3] = [START + 0x200, START + 0x240, START + 0x280];
+    /// Frames: of the outer activation, of the inner one, and of a function that is called from there.
+    const OUTER: u64 = START + 0x300;
+    const CALLER: u64 = START + 0x380;
+    const CALLED: u64 = START + 0x400;
+    const CODE: u64 = START + 0x800;
+
+    /// A thread of CPython 3.11 in the middle of a call.
+    struct Memory([u8; 0x1000]);
+
+    impl Memory {
+        fn new() -> Self {
+            let mut memory = Self([0; 0x1000]);
+            memory.put(THREAD + 152, 1);
+            memory.put(THREAD + 56, C_FRAMES[0]);
+            for [at, previous] in C_FRAMES.array_windows() {
+                memory.put(at + 16, *previous);
+            }
+            memory.put(C_FRAMES[1] + 8, OUTER);
+            memory.frame(OUTER, 0, Some(4), true);
+            memory.frame(CALLER, OUTER, Some(4), true);
+            memory
+        }
+
+        fn put(&mut self, at: u64, word: u64) {
+            let at = usize::try_from(at - START).unwrap();
+            self.0[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+
+        fn frame(&mut self, at: u64, previous: u64, instruction: Option<u64>, is_entry: bool) {
+            self.put(at + 32, CODE);
+            self.put(at + 48, previous);
+            self.put(
+                at + 56,
+                instruction.map_or(CODE + 182, |at| CODE + 184 + at),
+            );
+            self.put(at + 68, u64::from(is_entry));
+        }
+
+        /// With `current` as the frame of the inner activation.
+        fn capture(&mut self, current: u64) -> (Vec<u64>, Option<Lost>) {
+            self.put(C_FRAMES[0] + 8, current);
+            let memory = SliceMemory::new(Avma(START), &self.0);
+            let version = PythonVersion {
+                minor: 11,
+                micro: None,
+            };
+            let state = ThreadState {
+                address: Avma(THREAD),
+                thread_id: 1,
+                gil: None,
+                hints: Hints::default(),
+            };
+            let mut buffer = VolatileBuffer::default();
+            let mut captured = Captured::default();
+            captured.add(
+                Layout::of(version).unwrap(),
+                &state,
+                &mut VolatileCopy::new(&mut buffer, &memory, &memory),
+            );
+            let frames = captured.frames.iter().map(|frame| frame.address.0);
+            (frames.collect(), captured.lost)
+        }
+    }
+
+    #[test]
+    fn what_a_call_has_not_written_yet_is_not_believed() {
+        let mut memory = Memory::new();
+        assert_eq!(memory.capture(CALLER), (vec![CALLER, OUTER], None));
+        memory.frame(CALLED, CALLER, None, false);
+        let whole = (vec![CALLED, CALLER, OUTER], None);
+        assert_eq!(memory.capture(CALLED), whole);
+        // The caller of an inner function is known to nobody, and is missed.
+        for garbage in [0, START + 0xf00, u64::MAX] {
+            memory.frame(CALLED, garbage, None, false);
+            let outer = (vec![OUTER], Some(Lost::Inconsistent));
+            assert_eq!(memory.capture(CALLED), outer);
+        }
+        // That of a function with an activation of its own is the outer one.
+        memory.frame(CALLED, 0, None, true);
+        assert_eq!(memory.capture(CALLED), (vec![OUTER], None));
+        // What was there before is no frame.
+        assert_eq!(memory.capture(START + 0xf00), (vec![OUTER], None));
     }
 }
