@@ -34,8 +34,8 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(2);
 /// Who looks, how often, and with which options.
 const LOOKERS: [(&str, u32, &[&str]); 5] = [
     ("bare cycle", 99, &[]),
-    ("sampler", 99, &[]),
-    ("sampler", 997, &[]),
+    ("sampler, 2 % promised", 99, &["--max-overhead", "2"]),
+    ("sampler, 2 % promised", 997, &["--max-overhead", "2"]),
     ("sampler, without a promise", 99, &["--max-overhead", "off"]),
     (
         "sampler, without a promise",

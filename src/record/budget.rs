@@ -23,8 +23,11 @@ const MARGIN: f64 = 1.25;
 /// How much of a full bucket is enough for whatever comes next.
 const NEEDED_MAX: f64 = 0.75;
 
-/// What it costs to wake up only to find that it is not enough, in nanoseconds.
-const WAKE_COST_NS: f64 = 50_000.0;
+/// What it costs to wake up only to find that it is not enough, before it is known, in nanoseconds.
+const FIRST_WAKE_COST_NS: f64 = 50_000.0;
+
+/// How many times that is earned beforehand, so that it is enough.
+const WAKES: f64 = 1.5;
 
 /// What is expected to be spent before anything is known, in nanoseconds.
 const FIRST_COST_NS: u64 = 100_000;
@@ -41,6 +44,8 @@ pub(super) struct Budget {
     /// Up to when credit has flowed in.
     at_ns: u64,
     expected: Expected,
+    /// What it costs to wake up for nothing, of late.
+    wake_ns: f64,
 }
 
 impl Budget {
@@ -51,6 +56,7 @@ impl Budget {
             credit_ns: credit_max_ns(share.unwrap_or(1.0)),
             at_ns: now_ns,
             expected: Expected::new(now_ns),
+            wake_ns: FIRST_WAKE_COST_NS,
         }
     }
 
@@ -61,6 +67,13 @@ impl Budget {
         if let Some(share) = self.share {
             let earned = self.credit_ns + share * STEADY * float(income_ns);
             self.credit_ns = earned.min(credit_max_ns(share));
+        }
+    }
+
+    /// Of what was earned, `income_ns` has turned out not to be there.
+    pub(super) fn unearn(&mut self, income_ns: u64) {
+        if let Some(share) = self.share {
+            self.credit_ns -= share * STEADY * float(income_ns);
         }
     }
 
@@ -75,6 +88,14 @@ impl Budget {
         self.credit_ns -= float(cost_ns);
     }
 
+    /// `cost_ns` have been spent on waking up and finding that it was not enough.
+    pub(super) fn spend_in_vain(&mut self, now_ns: u64, cost_ns: u64) {
+        /// How fast it is learned: by such a part of what is new in each.
+        const PART: f64 = 0.25;
+        self.wake_ns += (float(cost_ns) - self.wake_ns) * PART;
+        self.spend(now_ns, cost_ns);
+    }
+
     /// How long to wait until what comes next can be paid for, in nanoseconds, if there is `pace` of what the share is
     /// of in every one of them; 0 if it can be now.
     pub(super) fn wait_ns(&self, pace: f64) -> u64 {
@@ -85,7 +106,7 @@ impl Budget {
             return 0;
         }
         // To wait costs something too: for no more than is missing, it would always be just missed.
-        let enough_ns = (needed_ns + WAKE_COST_NS).min(most_ns);
+        let enough_ns = (needed_ns + self.wake_ns * WAKES).min(most_ns);
         whole((enough_ns - self.credit_ns) / (share * STEADY * pace))
     }
 

@@ -1,14 +1,12 @@
 //! What the kernel's CPU clock of a process shows, beside what was observed of its threads.
 
-use std::time::Instant;
-
 use sampler_platforms::Pid;
-use sampler_platforms::linux;
+use sampler_platforms::linux::{self, clock};
 
 use super::habits::Unexplained;
 
 /// Reading the CPU clock of a process with many threads takes no more than one part in this many of a CPU.
-const CLOCK_PARTS: u64 = 1000;
+const CLOCK_PARTS: u64 = 600;
 
 /// The CPU time of a process, all times in nanoseconds.
 #[derive(Debug)]
@@ -22,7 +20,9 @@ pub(super) struct CpuAccount {
     told: u64,
     /// When it is read next.
     due: u64,
-    /// Whether it was read at this tick.
+    /// When it was read last.
+    read_at: u64,
+    /// Whether that was since it was asked last whether there is something unexplained.
     is_fresh: bool,
     /// Turned into observations so far.
     observed: u64,
@@ -38,6 +38,7 @@ impl CpuAccount {
             read: 0,
             told: 0,
             due: 0,
+            read_at: 0,
             is_fresh: false,
             observed: 0,
             unexplained: Unexplained::default(),
@@ -58,19 +59,25 @@ impl CpuAccount {
         self.told = self.read;
     }
 
-    /// Reads the clock, at every tick unless that takes long (the kernel adds up all threads): at most one part in
-    /// [`CLOCK_PARTS`] of the time goes into it. Says how much was used since it said so last.
+    /// Reads the clock, unless that takes long (the kernel adds up all threads): at most one part in [`CLOCK_PARTS`] of
+    /// the time goes into it. Says how much was used since it said so last.
     pub(super) fn read_if_due(&mut self, now_ns: u64) -> u64 {
-        self.is_fresh = now_ns >= self.due;
-        if !self.is_fresh {
+        if now_ns < self.due {
             return 0;
         }
-        let began = Instant::now();
+        let began_ns = clock::monotonic_ns();
+        self.is_fresh = true;
         self.read();
-        let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.read_at = clock::monotonic_ns();
+        let took_ns = self.read_at.saturating_sub(began_ns);
         self.due = now_ns.saturating_add(took_ns.saturating_mul(CLOCK_PARTS));
         let told_before = std::mem::replace(&mut self.told, self.read);
         self.read.saturating_sub(told_before)
+    }
+
+    /// When the clock was read last by [`CpuAccount::read_if_due`].
+    pub(super) fn read_at_ns(&self) -> u64 {
+        self.read_at
     }
 
     /// Reads the clock, if there is one still: when the process has ended and somebody else's child it was, the last
@@ -100,7 +107,7 @@ impl CpuAccount {
     /// reading of the clock and their look.
     pub(super) fn has_unexplained(&mut self, explained_ns: u64, unsure_ns: u64) -> bool {
         let unexplained_ns = self.unobserved_ns().saturating_sub(explained_ns);
-        self.is_fresh && self.unexplained.has_grown(unexplained_ns, unsure_ns)
+        std::mem::take(&mut self.is_fresh) && self.unexplained.has_grown(unexplained_ns, unsure_ns)
     }
 
     /// How much of `thread_ns`, which the accounts of its only thread show beyond what was observed of it, has not been

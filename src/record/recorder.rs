@@ -22,7 +22,7 @@ use super::functions::FunctionIds;
 use super::images::Images;
 use super::jit::JitBudget;
 use super::look::{Looker, is_late};
-use super::overhead::{OwnCpu, Slice};
+use super::overhead::{OwnCpu, Slice, TargetCpu};
 use super::process::TargetProcess;
 use super::schedule::Schedule;
 use super::selection::Selection;
@@ -114,7 +114,7 @@ pub struct Recorder<'s, S: SampleSink> {
     /// Threads of ours whose CPU time is not part of the promise.
     apart: Vec<Apart>,
     /// CPU time that the targets have used while they were recorded.
-    target_cpu_ns: u64,
+    target_cpu: TargetCpu,
     /// CPU time, since their last observation, of threads that this tick does not look at.
     passed_over_cpu_ns: u64,
     /// What threads may have used at most between the reading of their process's clock and their look.
@@ -170,7 +170,10 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             slice: Slice::default(),
             own_cpu: OwnCpu::new(max_overhead, began_ns, own_before.cpu_ns),
             apart: Vec::new(),
-            target_cpu_ns: 0,
+            target_cpu: TargetCpu {
+                used_ns: 0,
+                read_ns: began_ns,
+            },
             passed_over_cpu_ns: 0,
             unsure_cpu_ns: 0,
             awake_since_ns: began_ns,
@@ -212,8 +215,11 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
             if now_ns < self.schedule.due_ns() {
                 self.sleep();
                 self.awake_since_ns = clock::monotonic_ns();
-                self.keep_up()?;
-                continue; // something may have woken us early
+                // Something may have woken us early; after a tick comes the same.
+                if self.awake_since_ns < self.schedule.due_ns() {
+                    self.keep_up()?;
+                }
+                continue;
             }
             let wait_ns = self.wait_for_budget(now_ns);
             if wait_ns > 0 {
@@ -252,7 +258,13 @@ impl<'s, S: SampleSink> Recorder<'s, S> {
     fn wait_for_budget(&mut self, now_ns: u64) -> u64 {
         let apart_ns = self.apart.iter_mut().map(Apart::used_ns).sum();
         let own_ns = OwnUse::cpu_ns_now().saturating_sub(apart_ns);
-        self.own_cpu.read(now_ns, own_ns, self.target_cpu_ns);
+        if self.own_cpu.is_waiting() {
+            // What the target has used is part of what it may cost: ticks, which read it, must not have to wait for it.
+            for index in 0..self.processes.len() {
+                self.read_cpu(index, now_ns);
+            }
+        }
+        self.own_cpu.read(now_ns, own_ns, self.target_cpu);
         self.own_cpu.wait_ns()
     }
 

@@ -78,8 +78,8 @@ impl<S: SampleSink> Recorder<'_, S> {
 
     /// Looks at the threads of one process; `false` if some of them were left to the next tick.
     pub(super) fn tick_process(&mut self, index: usize) -> Result<bool, S::Error> {
-        self.target_cpu_ns += self.processes[index].cpu.read_if_due(self.tick_ns);
-        let clock_ns = clock::monotonic_ns();
+        self.read_cpu(index, self.tick_ns);
+        let clock_ns = self.processes[index].cpu.read_at_ns();
         (self.passed_over_cpu_ns, self.unsure_cpu_ns) = (0, 0);
         let mut left = self.processes[index].threads.len();
         let mut at = std::mem::take(&mut self.processes[index].go_on_at);
@@ -114,6 +114,13 @@ impl<S: SampleSink> Recorder<'_, S> {
         }
         self.processes[index].wake_resting(self.passed_over_cpu_ns, self.unsure_cpu_ns);
         Ok(true)
+    }
+
+    /// Reads the CPU clock of a process, if it is time to.
+    pub(super) fn read_cpu(&mut self, index: usize, now_ns: u64) {
+        let cpu = &mut self.processes[index].cpu;
+        self.target_cpu.used_ns += cpu.read_if_due(now_ns);
+        self.target_cpu.read_ns = self.target_cpu.read_ns.max(cpu.read_at_ns());
     }
 
     /// Looks at one thread; `false` if it has ended.
