@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use sampler_unwind::MemoryReader;
 
 use super::proc::stat::{self, ProcState};
-use super::testing::{Shared, Target, own_pid, own_tid, raw, read_byte, wait_until};
+use super::testing::{
+    EPOLL_WAIT, PAUSE, Shared, Target, own_pid, own_tid, raw, read_byte, wait_until,
+};
 use super::*;
 use crate::{Pid, Tid};
 
@@ -272,7 +274,7 @@ fn waiting_in_epoll_after(prepare: impl FnOnce()) -> Target {
             }
         }
     });
-    target.wait_until_blocked_in(libc::SYS_epoll_wait);
+    target.wait_until_blocked_in(EPOLL_WAIT);
     target
 }
 
@@ -283,11 +285,11 @@ fn a_repaired_epoll_wait_sees_no_eintr() {
     for _ in 0..100 {
         let stopped = stop_patiently(&target);
         let registers = stopped.registers().unwrap();
-        assert_eq!(registers.syscall.map(i64::from), Some(libc::SYS_epoll_wait));
+        assert_eq!(registers.syscall.map(i64::from), Some(EPOLL_WAIT));
         // A thread that is just being woken from the last stop counts as blocked and has not run yet: nothing to do.
         repaired += u32::from(stopped.repair_interrupted_syscall(&registers).unwrap());
         stopped.detach().unwrap();
-        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+        target.wait_until_blocked_in(EPOLL_WAIT);
     }
     assert!(repaired > 0);
     assert_eq!((target.shared().get(0), target.shared().get(1)), (1, 0));
@@ -303,7 +305,7 @@ fn an_epoll_wait_that_stops_too_late_sees_no_eintr_either() {
         let mut late = late_stop::LateStop::new(strays::Stray::new(target.pid(), target.tid()));
         wait_until(|| late.poll());
         assert_eq!(tracer(target.pid()), None);
-        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+        target.wait_until_blocked_in(EPOLL_WAIT);
     }
     assert_eq!((target.shared().get(0), target.shared().get(1)), (1, 0));
 }
@@ -355,7 +357,7 @@ fn put_back_with_signal(target: &Target, signal: Option<i32>) {
     let raw = stopped.registers().unwrap().raw;
     let before = registers::RawRegisters {
         orig_rax: u64::MAX,
-        rax: libc::SYS_epoll_wait.cast_unsigned(),
+        rax: EPOLL_WAIT.cast_unsigned(),
         rip: raw.rip - SYSCALL_BYTES,
         ..raw
     };
@@ -385,12 +387,12 @@ fn a_handler_that_comes_before_the_call_is_made_again_ends_it() {
     });
     let seen = || (target.shared().get(0), target.shared().get(1));
     for round in 1..=50 {
-        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+        target.wait_until_blocked_in(EPOLL_WAIT);
         put_back_with_signal(&target, None);
-        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+        target.wait_until_blocked_in(EPOLL_WAIT);
         // Without a handler it ends nothing.
         put_back_with_signal(&target, Some(libc::SIGWINCH));
-        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+        target.wait_until_blocked_in(EPOLL_WAIT);
         assert_eq!(seen(), (round, round - 1));
         put_back_with_signal(&target, Some(libc::SIGUSR1));
         wait_until(|| seen() == (round + 1, round));
@@ -402,7 +404,7 @@ fn a_futex_wait_needs_no_repair() {
     let target = Target::pausing();
     let stopped = stop_patiently(&target);
     let registers = stopped.registers().unwrap();
-    assert_eq!(registers.syscall.map(i64::from), Some(libc::SYS_pause));
+    assert_eq!(registers.syscall.map(i64::from), Some(PAUSE));
     assert!(registers.interrupted_syscall);
     assert_eq!(stopped.repair_interrupted_syscall(&registers), Ok(false));
 }

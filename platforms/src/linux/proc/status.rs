@@ -155,7 +155,7 @@ mod tests {
     fn an_old_kernel_says_less() {
         let status = parse(OLD).unwrap();
         assert_eq!((status.process, status.tracer), (Pid(1), None));
-        assert_eq!(status.namespace_pids, []);
+        assert!(status.namespace_pids.is_empty());
         assert_eq!(status.no_new_privileges, None);
     }
 
