@@ -24,14 +24,48 @@ fn no_call_is_interrupted() {
         .collect();
     assert_eq!(lines.len(), 8, "{}", ended.stdout);
     for line in lines {
-        let words: Vec<&str> = line.split(' ').collect();
-        let ["calls", kind, calls, "eintr", interrupted] = words[..] else {
-            panic!("not as the fixture prints it: {line}");
-        };
-        let calls: u64 = calls.parse().expect("a number");
-        assert!(calls > 50, "{kind} came to {calls} calls only");
-        assert_eq!(interrupted, "0", "{line}");
+        assert_not_interrupted(line);
     }
+}
+
+#[test]
+fn only_signals_interrupt_calls_of_a_program_that_handles_them() {
+    for stack in ["handler", "other_stack"] {
+        let sampler = sampler!();
+        let mut target = Target::start("epoll_eintr", &[stack]);
+        // From now on it counts.
+        target.tell("\n");
+        let repaired = sampler.record_often(&target, "3").repaired_syscalls;
+        target.assert_free();
+        assert!(repaired > 0, "none is repaired ({stack})");
+        let ended = target.wait();
+        let lines = |first: &str| {
+            let is_of = |line: &&str| line.starts_with(first);
+            ended.stdout.lines().filter(is_of).collect::<Vec<_>>()
+        };
+        let (calls, signalled) = (lines("calls "), lines("signalled "));
+        assert_eq!((calls.len(), signalled.len()), (8, 3), "{}", ended.stdout);
+        calls.into_iter().for_each(assert_not_interrupted);
+        for line in signalled {
+            let words: Vec<&str> = line.split(' ').collect();
+            let ["signalled", _, sent, "interrupted", interrupted, rest @ ..] = &words[..] else {
+                panic!("not as the fixture prints it: {line}");
+            };
+            assert_eq!(sent, interrupted, "{line}");
+            assert_eq!(rest, ["not_ended", "0", "eintr_without", "0"], "{line}");
+        }
+    }
+}
+
+/// `line` says how often a call returned, and how often because it was interrupted.
+fn assert_not_interrupted(line: &str) {
+    let words: Vec<&str> = line.split(' ').collect();
+    let ["calls", kind, calls, "eintr", interrupted] = words[..] else {
+        panic!("not as the fixture prints it: {line}");
+    };
+    let calls: u64 = calls.parse().expect("a number");
+    assert!(calls > 50, "{kind} came to {calls} calls only");
+    assert_eq!(interrupted, "0", "{line}");
 }
 
 #[test]

@@ -240,6 +240,7 @@ impl Looker {
         }
         for attempt in 1..=SLEEPER_TRIES {
             let state = thread.files.syscall().map_err(unseen)?;
+            thread.asleep_in = state.asleep_in().or(thread.asleep_in);
             let (pc, sp) = match state {
                 SyscallState::Running if process.rung == Rung::Stops => {
                     return self.look_at_running(process, interpreters, thread, sched, costs);
@@ -388,6 +389,7 @@ impl Looker {
         let registers = stopped
             .registers()
             .map_err(|_| Unseen::Missed(Missed::Unreadable))?;
+        stopped.was_last_asleep_in(thread.asleep_in);
         // Whatever else fails: the target must not see that it was stopped.
         let repaired = stopped.repair_interrupted_syscall(&registers);
         if let Some(own) = own_stack(process, thread.tid, Some(&registers)) {

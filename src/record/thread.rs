@@ -5,6 +5,7 @@ use std::time::Duration;
 use sampler_platforms::linux::LateStop;
 use sampler_platforms::linux::proc::schedstat::SchedStat;
 use sampler_platforms::linux::proc::status;
+use sampler_platforms::linux::proc::syscall::AsleepIn;
 use sampler_platforms::linux::proc::task::ThreadFiles;
 use sampler_platforms::{Pid, Tid};
 use sampler_unwind::interpreter::Expected;
@@ -38,6 +39,8 @@ pub(super) struct Thread {
     namespace_tid: Option<i32>,
     /// The base of its thread-local storage, once it was stopped: a sleeper does not show it, and it does not change.
     pub thread_pointer: Option<u64>,
+    /// In which of the calls that a stop interrupts it was seen asleep last.
+    pub asleep_in: Option<AsleepIn>,
     /// How long it has stood still because of us, beside how long it may.
     pub pauses: Pauses,
     /// The scheduler's accounts straight after we let it go last. Until it has a CPU again it looks as if it slept
@@ -158,6 +161,7 @@ impl Thread {
             late: None,
             namespace_tid: None,
             thread_pointer: None,
+            asleep_in: None,
             pauses,
             let_go_at: None,
             spin: SpinHabit::default(),
@@ -184,11 +188,12 @@ impl Thread {
     /// It was asked to stop at `asked_ns`, when its accounts were `before`, and has not until `now_ns`.
     pub(super) fn will_stop(
         &mut self,
-        stop: LateStop,
+        mut stop: LateStop,
         asked_ns: u64,
         before: SchedStat,
         now_ns: u64,
     ) {
+        stop.was_last_asleep_in(self.asleep_in);
         self.late = Some(Late {
             stop,
             asked_ns,

@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
+use super::proc::syscall::AsleepIn;
 use super::stopped_thread::{RegistersError, StoppedThread};
-use super::{by_signal, ptrace, strays};
-use crate::{Pid, Tid};
+use super::strays::{self, Stray};
+use super::{by_signal, ptrace};
+use crate::Tid;
 
 /// A seized thread that will stop some time: when it leaves an uninterruptible sleep, or gets a CPU.
 ///
@@ -18,8 +20,7 @@ use crate::{Pid, Tid};
 #[derive(Debug)]
 #[must_use = "the thread stands still from when it stops until this is polled"]
 pub struct LateStop {
-    pid: Pid,
-    tid: Tid,
+    stray: Stray,
     state: Collected,
     not_send: PhantomData<*const ()>,
 }
@@ -48,11 +49,10 @@ pub(super) enum Collected {
 }
 
 impl LateStop {
-    pub(super) fn new(pid: Pid, tid: Tid) -> Self {
+    pub(super) fn new(stray: Stray) -> Self {
         LATE.set(LATE.get() + 1);
         Self {
-            pid,
-            tid,
+            stray,
             state: Collected::NotYet,
             not_send: PhantomData,
         }
@@ -60,14 +60,19 @@ impl LateStop {
 
     /// Which thread this is.
     pub fn tid(&self) -> Tid {
-        self.tid
+        self.stray.tid
+    }
+
+    /// As [`StoppedThread::was_last_asleep_in`].
+    pub fn was_last_asleep_in(&mut self, call: Option<AsleepIn>) {
+        self.stray.last_asleep_in = call;
     }
 
     /// If the thread has stopped by now, lets it go (handing on a signal that was about to be delivered). Says whether
-    /// this is done with: it runs again untraced, or has ended. Never blocks.
+    /// this is done with: it runs again untraced, or has ended. Does not wait for the stop.
     pub fn poll(&mut self) -> bool {
         if self.state == Collected::NotYet {
-            self.state = collect(self.pid, self.tid);
+            self.state = collect(self.stray);
             if self.state != Collected::NotYet {
                 LATE.set(LATE.get().saturating_sub(1));
             }
@@ -88,7 +93,7 @@ impl Drop for LateStop {
     fn drop(&mut self) {
         if !self.poll() {
             LATE.set(LATE.get().saturating_sub(1));
-            strays::adopt(self.pid, self.tid);
+            strays::adopt(self.stray);
         }
     }
 }
@@ -106,8 +111,9 @@ fn let_go(stopped: StoppedThread) -> Collected {
     }
 }
 
-/// Takes the report about a seized thread of `pid`, if there is one, and lets it go.
-pub(super) fn collect(pid: Pid, tid: Tid) -> Collected {
+/// Takes the report about a seized thread, if there is one, and lets it go.
+pub(super) fn collect(stray: Stray) -> Collected {
+    let Stray { pid, tid, .. } = stray;
     match by_signal::wait(tid, libc::WNOHANG) {
         // Asking once more changes nothing, except that the kernel says whether it is ours still. The first thread of
         // a command of ours is not when another one has executed a program and has taken over its number.
@@ -115,7 +121,7 @@ pub(super) fn collect(pid: Pid, tid: Tid) -> Collected {
         Ok(None) | Err(Errno::EINTR) => Collected::NotYet,
         Ok(Some(kind)) => match kind.exit_status() {
             Some(status) => Collected::Ended(status),
-            None => let_go(StoppedThread::new(pid, tid, kind, Instant::now())),
+            None => let_go(StoppedThread::known(stray, kind, Instant::now())),
         },
         Err(errno) => {
             if errno == Errno::ECHILD {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use sampler_unwind::MemoryReader;
 
 use super::proc::stat::{self, ProcState};
-use super::testing::{Shared, Target, own_pid, own_tid, raw, read_byte, wait_until};
+use super::testing::{
+    EPOLL_WAIT, PAUSE, Shared, Target, own_pid, own_tid, raw, read_byte, wait_until,
+};
 use super::*;
 use crate::{Pid, Tid};
 
@@ -253,7 +255,12 @@ fn a_process_that_is_stopped_by_a_signal_stays_so() {
 
 /// Counts what epoll_wait(2) on nothing returns: 0 calls, 1 the `EINTR`s.
 fn waiting_in_epoll() -> Target {
+    waiting_in_epoll_after(|| ())
+}
+
+fn waiting_in_epoll_after(prepare: impl FnOnce()) -> Target {
     let target = Target::run(|shared| {
+        prepare();
         // SAFETY: makes a descriptor.
         let epoll = unsafe { libc::epoll_create1(0) };
         loop {
@@ -267,7 +274,7 @@ fn waiting_in_epoll() -> Target {
             }
         }
     });
-    target.wait_until_blocked_in(libc::SYS_epoll_wait);
+    target.wait_until_blocked_in(EPOLL_WAIT);
     target
 }
 
@@ -278,11 +285,11 @@ fn a_repaired_epoll_wait_sees_no_eintr() {
     for _ in 0..100 {
         let stopped = stop_patiently(&target);
         let registers = stopped.registers().unwrap();
-        assert_eq!(registers.syscall.map(i64::from), Some(libc::SYS_epoll_wait));
+        assert_eq!(registers.syscall.map(i64::from), Some(EPOLL_WAIT));
         // A thread that is just being woken from the last stop counts as blocked and has not run yet: nothing to do.
         repaired += u32::from(stopped.repair_interrupted_syscall(&registers).unwrap());
         stopped.detach().unwrap();
-        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+        target.wait_until_blocked_in(EPOLL_WAIT);
     }
     assert!(repaired > 0);
     assert_eq!((target.shared().get(0), target.shared().get(1)), (1, 0));
@@ -295,10 +302,10 @@ fn an_epoll_wait_that_stops_too_late_sees_no_eintr_either() {
         // Seized and asked to stop, and nobody has waited for it: it may have stopped by the time it is polled, or not.
         ptrace::seize(target.tid()).unwrap();
         ptrace::interrupt(target.tid()).unwrap();
-        let mut late = late_stop::LateStop::new(target.pid(), target.tid());
+        let mut late = late_stop::LateStop::new(strays::Stray::new(target.pid(), target.tid()));
         wait_until(|| late.poll());
         assert_eq!(tracer(target.pid()), None);
-        target.wait_until_blocked_in(libc::SYS_epoll_wait);
+        target.wait_until_blocked_in(EPOLL_WAIT);
     }
     assert_eq!((target.shared().get(0), target.shared().get(1)), (1, 0));
 }
@@ -337,12 +344,67 @@ fn a_handler_still_makes_a_repaired_call_return() {
     wait_until(|| state(&target) == ProcState::Zombie);
 }
 
+#[cfg(target_arch = "x86_64")]
+extern "C" fn do_nothing(_signal: i32) {}
+
+/// Lets a thread go in epoll_wait(2), put back to before the instruction as is done on aarch64, with a signal that came
+/// while it stood.
+#[cfg(target_arch = "x86_64")]
+fn put_back_with_signal(target: &Target, signal: Option<i32>) {
+    use super::reentry::{Reentry, Repair, Repaired};
+    const SYSCALL_BYTES: u64 = 2;
+    let stopped = stop_patiently(target);
+    let raw = stopped.registers().unwrap().raw;
+    let before = registers::RawRegisters {
+        orig_rax: u64::MAX,
+        rax: EPOLL_WAIT.cast_unsigned(),
+        rip: raw.rip - SYSCALL_BYTES,
+        ..raw
+    };
+    let repair = Repair {
+        registers: before,
+        reentry: Some(Reentry::new(1 << (libc::SIGUSR1 - 1))),
+    };
+    let repaired = Repaired::default();
+    repaired.repair(stopped.tid(), &repair).unwrap();
+    if let Some(signal) = signal {
+        target.signal(signal);
+    }
+    repaired.detach(stopped.tid(), stopped.kind()).unwrap();
+    // Nothing is left for the guard to let go.
+    std::mem::forget(stopped);
+    deadline::disarm();
+    assert_eq!(tracer(target.pid()), None);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_handler_that_comes_before_the_call_is_made_again_ends_it() {
+    let target = waiting_in_epoll_after(|| {
+        let handler = do_nothing as *const () as libc::sighandler_t;
+        // SAFETY: the handler does nothing.
+        unsafe { libc::signal(libc::SIGUSR1, handler) };
+    });
+    let seen = || (target.shared().get(0), target.shared().get(1));
+    for round in 1..=50 {
+        target.wait_until_blocked_in(EPOLL_WAIT);
+        put_back_with_signal(&target, None);
+        target.wait_until_blocked_in(EPOLL_WAIT);
+        // Without a handler it ends nothing.
+        put_back_with_signal(&target, Some(libc::SIGWINCH));
+        target.wait_until_blocked_in(EPOLL_WAIT);
+        assert_eq!(seen(), (round, round - 1));
+        put_back_with_signal(&target, Some(libc::SIGUSR1));
+        wait_until(|| seen() == (round + 1, round));
+    }
+}
+
 #[test]
 fn a_futex_wait_needs_no_repair() {
     let target = Target::pausing();
     let stopped = stop_patiently(&target);
     let registers = stopped.registers().unwrap();
-    assert_eq!(registers.syscall.map(i64::from), Some(libc::SYS_pause));
+    assert_eq!(registers.syscall.map(i64::from), Some(PAUSE));
     assert!(registers.interrupted_syscall);
     assert_eq!(stopped.repair_interrupted_syscall(&registers), Ok(false));
 }

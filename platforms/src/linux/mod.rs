@@ -33,6 +33,7 @@ mod late_stop;
 mod not_restarted;
 mod process_memory;
 mod ptrace;
+mod reentry;
 mod stop;
 mod stop_kind;
 mod stop_watch;
@@ -45,6 +46,9 @@ mod registers;
 #[cfg(target_arch = "aarch64")]
 #[path = "registers_aarch64.rs"]
 mod registers;
+
+#[cfg(any(target_arch = "aarch64", test))]
+mod signal_frame_aarch64;
 
 #[cfg(test)]
 mod live_tests;

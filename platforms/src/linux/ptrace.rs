@@ -47,6 +47,18 @@ pub(super) fn go_on(tid: Tid, signal: i32) -> Result<(), Errno> {
     Errno::result(answer).map(drop)
 }
 
+/// Lets a stopped thread go on, traced, to the next beginning or end of a system call, where it stops
+/// ([`StopKind::Syscall`]). PTRACE_SYSCALL, with PTRACE_O_TRACESYSGOOD.
+pub(super) fn go_on_to_syscall(tid: Tid) -> Result<(), Errno> {
+    let options = libc::c_long::from(libc::PTRACE_O_TRACESYSGOOD);
+    // SAFETY: PTRACE_SETOPTIONS ignores `addr`; `data` is a set of flags.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, tid.0, 0usize, options) };
+    Errno::result(answer)?;
+    // SAFETY: PTRACE_SYSCALL ignores `addr`; `data` is the number of no signal.
+    let answer = unsafe { libc::ptrace(libc::PTRACE_SYSCALL, tid.0, 0usize, 0usize) };
+    Errno::result(answer).map(drop)
+}
+
 /// `si_code` and `si_pid` of the signal that a stopped thread is about to get; `EINVAL` when its process is stopped
 /// instead (ptrace(2), "Group-stop"). PTRACE_GETSIGINFO.
 pub(super) fn signal_origin(tid: Tid) -> Result<(i32, i32), Errno> {

@@ -7,12 +7,15 @@
 
 use sampler_unwind::{Arch, Avma, Registers};
 
+use super::abilities::{Abilities, StopWay};
 use super::not_restarted::is_not_restarted;
-use super::proc::syscall::SyscallState;
+use super::proc::syscall::{AsleepIn, SyscallState};
 use super::proc::{status, syscall};
 use super::ptrace::{self, PlainRegisters};
+use super::reentry::{Reentry, Repair, is_among};
 use super::stop_kind::StopKind;
-use super::stopped_thread::StoppedRegisters;
+use super::stopped_thread::{StoppedRegisters, StoppedThread};
+use super::{ProcessMemory, signal_frame_aarch64};
 use crate::{Pid, Tid};
 
 /// `struct user_pt_regs` of asm/ptrace.h. A 32-bit thread has a smaller one.
@@ -79,27 +82,117 @@ pub(super) fn decode(tid: Tid, raw: RawRegisters) -> StoppedRegisters {
     }
 }
 
-/// The registers to write so that an interrupted call is run again; `None` when there is nothing to repair, or it may be
-/// a handler that has interrupted it, or its first argument cannot be had.
-pub(super) fn repaired(
-    tid: Tid,
-    kind: StopKind,
-    stopped: &StoppedRegisters,
-) -> Option<RawRegisters> {
+/// What makes an interrupted call run again; `None` when there is nothing to repair, or it may be a handler that has
+/// interrupted it, or its first argument cannot be had.
+///
+/// A thread that comes back from a handler which interrupted such a call stands where the call that a stop interrupted
+/// does, with the same registers: `EINTR` is right then, and to make the call again would hide it, with an argument that
+/// is another call's at that. Three things tell them apart.
+///
+/// - Whether there are handlers. No flag makes a handler restart these calls (signal(7)).
+/// - The handler's frame ([`signal_frame_aarch64`]). Of a handler that has a stack of its own it is not found.
+/// - What the kernel keeps as the call's first argument. After a handler it is what that had in x0 when it returned: so
+///   it must be the one with which the thread was seen asleep in the same call, and none that handlers are likely to leave.
+///
+/// The last is asked of programs with handlers of their own alone. Those for faults do not count, nor do the two signals
+/// that C libraries use among threads (glibc has a handler as soon as there is a second thread: `late_init` in
+/// nptl/pthread_create.c), which have no stack of their own.
+pub(super) fn repair(thread: &StoppedThread, stopped: &StoppedRegisters) -> Option<Repair> {
+    let tid = thread.tid();
     let number = stopped.syscall?;
-    let may_be = kind == StopKind::Trap && is_eintr(&stopped.raw) && is_not_restarted(number);
     // One before which the thread stands is run again without our doing; its first argument may be any number.
-    if !may_be
+    if thread.kind() != StopKind::Trap
         || Standing::of(tid, &stopped.raw) != Standing::Interrupted(number)
-        || may_have_handled_signal(tid, &stopped.raw)
     {
         return None;
     }
-    let mut raw = stopped.raw;
+    // What cannot be read may have one.
+    let handlers = status::read(Pid(tid.0)).ok()?.handled_signals;
+    if handlers != 0 && comes_from_handler(thread, &stopped.raw) {
+        return None;
+    }
+    let first_argument = first_argument(tid, number)?;
+    let has_own = has_own(handlers);
+    if has_own {
+        let call = AsleepIn {
+            number,
+            first_argument,
+            sp: Avma(stopped.raw.sp),
+            pc: Avma(stopped.raw.pc),
+        };
+        // A signal that is to interrupt the SIGSTOP of PTRACE_ATTACH could not be told from it.
+        let can_be_watched = Abilities::here().stop_way() == Some(StopWay::Interrupt);
+        if thread.last_asleep_in() != Some(call)
+            || is_left_by_handlers(first_argument, handlers)
+            || !can_be_watched
+        {
+            return None;
+        }
+    }
+    Some(Repair {
+        registers: before_the_call(&stopped.raw, first_argument),
+        reentry: has_own.then(|| Reentry::new(handlers)),
+    })
+}
+
+/// The registers that make the kernel decide whether an interrupted call returns `EINTR`, at the end of a call at which it
+/// has not looked yet; `None` when the result is another.
+pub(super) fn left_to_the_kernel(raw: &RawRegisters) -> Option<RawRegisters> {
+    /// include/linux/errno.h: to be run again unless a handler runs. Never seen by a program, but by ptrace.
+    const ERESTARTNOHAND: i64 = 514;
+    let mut left = *raw;
+    let [first, ..] = &mut left.x;
+    *first = (-ERESTARTNOHAND).cast_unsigned();
+    is_eintr(raw).then_some(left)
+}
+
+fn before_the_call(behind: &RawRegisters, first_argument: u64) -> RawRegisters {
+    let mut raw = *behind;
     let [first, ..] = &mut raw.x;
-    *first = first_argument(tid, number)?;
+    *first = first_argument;
     raw.pc = raw.pc.wrapping_sub(INSTRUCTION_BYTES);
-    Some(raw)
+    raw
+}
+
+/// The registers of a thread before a call that is to have been interrupted: undoes [`before_the_call`].
+pub(super) fn interrupted(before: &RawRegisters) -> RawRegisters {
+    let mut raw = *before;
+    let [first, ..] = &mut raw.x;
+    *first = (-i64::from(libc::EINTR)).cast_unsigned();
+    raw.pc = raw.pc.wrapping_add(INSTRUCTION_BYTES);
+    raw
+}
+
+/// Whether some of these signals are the program's own business: bit n for signal n + 1.
+fn has_own(handlers: u64) -> bool {
+    const NOT_COUNTED: [i32; 8] = [
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGSEGV,
+        libc::SIGSYS,
+        32,
+        33,
+    ];
+    let not_counted = NOT_COUNTED
+        .iter()
+        .fold(0u64, |mask, signal| mask | 1 << (signal - 1));
+    handlers & !not_counted != 0
+}
+
+/// Whether a handler may have left this in x0: its argument, the number of a signal that is handled, or what the call
+/// that it made last has returned, mostly.
+fn is_left_by_handlers(value: u64, handlers: u64) -> bool {
+    value <= 1 || i32::try_from(value).is_ok_and(|value| is_among(value, handlers))
+}
+
+/// Whether a handler has just returned to where the thread stands, as far as its stack shows.
+fn comes_from_handler(thread: &StoppedThread, raw: &RawRegisters) -> bool {
+    let memory = ProcessMemory::new(thread.pid());
+    let _readable = memory.through(thread);
+    let bytes_max = signal_frame_aarch64::bytes_max();
+    signal_frame_aarch64::returns_to(&memory, bytes_max, &raw.x, (raw.sp, raw.pc))
 }
 
 /// The first argument of the call of this number that the thread was in, which its result has overwritten. The kernel has
@@ -117,46 +210,6 @@ fn first_argument(tid: Tid, number: u32) -> Option<u64> {
         SyscallState::Blocked { arguments, .. } => Some(arguments[0]),
         _ => None,
     }
-}
-
-/// Whether a handler may just have returned to where the thread stands, behind a call that it interrupted: `EINTR` is right
-/// then, and what the kernel has as first argument is another call's. No handler restarts these calls, whatever its
-/// flags (signal(7)), so that a program with one has to know `EINTR` anyway. Those for faults do not count, nor do the two
-/// signals that C libraries use among threads (glibc has a handler as soon as there is a second thread: `late_init` in
-/// nptl/pthread_create.c); of these the frame tells.
-fn may_have_handled_signal(tid: Tid, raw: &RawRegisters) -> bool {
-    const NOT_COUNTED: [i32; 8] = [
-        libc::SIGILL,
-        libc::SIGTRAP,
-        libc::SIGBUS,
-        libc::SIGFPE,
-        libc::SIGSEGV,
-        libc::SIGSYS,
-        32,
-        33,
-    ];
-    let not_counted = NOT_COUNTED
-        .iter()
-        .fold(0u64, |mask, signal| mask | 1 << (signal - 1));
-    if lies_above_signal_frame(tid, raw) {
-        return true;
-    }
-    // What cannot be read may have one.
-    status::read(Pid(tid.0)).map_or(true, |status| status.handled_signals & !not_counted != 0)
-}
-
-/// Whether a handler has returned to where the thread stands, and nothing been called since: the kernel's `struct
-/// rt_sigframe` still lies below a frame record at the stack pointer (`get_sigframe` in arch/arm64/kernel/signal.c), with the
-/// stack pointer and PC to return to. Not seen of a handler that has a stack of its own, or with vectors that do not fit in.
-fn lies_above_signal_frame(tid: Tid, raw: &RawRegisters) -> bool {
-    const RECORD_BYTES: u64 = 16;
-    const FRAME_BYTES: u64 = 4688;
-    /// 128 bytes of siginfo, 176 before the `struct sigcontext`, in which the address of a fault and x0 to x30 come first.
-    const SP_OFFSET: u64 = 128 + 176 + 8 + 31 * 8;
-    let record = raw.sp.wrapping_sub(RECORD_BYTES) & !(RECORD_BYTES - 1);
-    let at = record.wrapping_sub(FRAME_BYTES).wrapping_add(SP_OFFSET);
-    let is_at = |at, word: u64| ptrace::peek_word(tid, at) == Ok(word.to_le_bytes());
-    is_at(at, raw.sp) && is_at(at.wrapping_add(8), raw.pc)
 }
 
 /// By DWARF number: x0 to x30, the stack pointer, the PC.
@@ -251,6 +304,40 @@ mod tests {
                 "{register}"
             );
         }
+    }
+
+    #[test]
+    fn what_handlers_leave_is_told_from_an_argument() {
+        let handlers = 1 << (libc::SIGUSR1 - 1) | 1 << (libc::SIGSEGV - 1) | 1 << 63;
+        let left = |value| is_left_by_handlers(value, handlers);
+        assert!(left(0) && left(1) && left(10) && left(11) && left(64));
+        assert!(!left(2) && !left(12) && !left(63) && !left(65) && !left(u64::MAX));
+    }
+
+    #[test]
+    fn handlers_for_faults_and_of_c_libraries_do_not_count() {
+        let set = |signals: &[i32]| {
+            signals
+                .iter()
+                .fold(0, |set, signal| set | 1 << (signal - 1))
+        };
+        assert!(!has_own(set(&[])));
+        assert!(!has_own(set(&[libc::SIGSEGV, libc::SIGBUS, 32, 33])));
+        assert!(has_own(set(&[libc::SIGSEGV, libc::SIGUSR1])));
+        assert!(has_own(set(&[64])));
+    }
+
+    #[test]
+    fn a_call_is_made_again_with_its_first_argument() {
+        let mut behind = raw(libc::SYS_epoll_pwait, -i64::from(libc::EINTR));
+        behind.pc = 0x1004;
+        let before = before_the_call(&behind, 7);
+        assert_eq!(
+            (before.x[0], before.x[8], before.pc),
+            (7, behind.x[8], 0x1000)
+        );
+        let undone = interrupted(&before);
+        assert_eq!((undone.x, undone.pc), (behind.x, behind.pc));
     }
 
     #[test]

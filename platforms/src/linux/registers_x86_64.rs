@@ -4,8 +4,8 @@ use sampler_unwind::{Arch, Avma, Registers};
 
 use super::not_restarted::is_not_restarted;
 use super::ptrace::PlainRegisters;
-use super::stop_kind::StopKind;
-use super::stopped_thread::StoppedRegisters;
+use super::reentry::Repair;
+use super::stopped_thread::{StoppedRegisters, StoppedThread};
 use crate::Tid;
 
 /// `struct user_regs_struct` of asm/user_64.h. A 32-bit thread has a smaller one.
@@ -62,9 +62,7 @@ pub(super) fn is_thirty_two_bit(raw: &RawRegisters) -> bool {
 
 /// What the kernel's struct says.
 pub(super) fn decode(_tid: Tid, raw: RawRegisters) -> StoppedRegisters {
-    let syscall = in_syscall(&raw)
-        .then(|| u32::try_from(raw.orig_rax).ok())
-        .flatten();
+    let syscall = syscall_number(&raw);
     StoppedRegisters {
         registers: dwarf_registers(&raw),
         syscall,
@@ -74,17 +72,21 @@ pub(super) fn decode(_tid: Tid, raw: RawRegisters) -> StoppedRegisters {
     }
 }
 
-/// The registers to write so that an interrupted call is run again; `None` when there is nothing to repair.
-pub(super) fn repaired(
-    _tid: Tid,
-    _kind: StopKind,
-    stopped: &StoppedRegisters,
-) -> Option<RawRegisters> {
-    let number = stopped.syscall?;
-    let interrupted = is_result(&stopped.raw, libc::EINTR.into()) && is_not_restarted(number);
+/// What makes an interrupted call run again; `None` when there is nothing to repair. A handler still makes it `EINTR`.
+pub(super) fn repair(_thread: &StoppedThread, stopped: &StoppedRegisters) -> Option<Repair> {
+    Some(Repair {
+        registers: left_to_the_kernel(&stopped.raw)?,
+        reentry: None,
+    })
+}
+
+/// The registers that make the kernel decide whether an interrupted call returns `EINTR`; `None` when it is none.
+pub(super) fn left_to_the_kernel(raw: &RawRegisters) -> Option<RawRegisters> {
+    let number = syscall_number(raw)?;
+    let interrupted = is_result(raw, libc::EINTR.into()) && is_not_restarted(number);
     interrupted.then(|| RawRegisters {
         rax: (-ERESTARTNOHAND).cast_unsigned(),
-        ..stopped.raw
+        ..*raw
     })
 }
 
@@ -99,6 +101,22 @@ fn dwarf_registers(raw: &RawRegisters) -> Registers {
         registers.set(register, value);
     }
     registers
+}
+
+/// The registers of a thread before a call that is to have been interrupted.
+pub(super) fn interrupted(before: &RawRegisters) -> RawRegisters {
+    const SYSCALL_BYTES: u64 = 2;
+    RawRegisters {
+        rax: (-i64::from(libc::EINTR)).cast_unsigned(),
+        rip: before.rip.wrapping_add(SYSCALL_BYTES),
+        ..*before
+    }
+}
+
+fn syscall_number(raw: &RawRegisters) -> Option<u32> {
+    in_syscall(raw)
+        .then(|| u32::try_from(raw.orig_rax).ok())
+        .flatten()
 }
 
 /// `orig_rax` is negative for a thread that came into the kernel by an interrupt or a fault.
@@ -167,7 +185,7 @@ mod tests {
     #[test]
     fn only_calls_that_return_eintr_are_repaired() {
         let eintr = -i64::from(libc::EINTR);
-        let repaired = |stopped| repaired(Tid(0), StopKind::Trap, &stopped);
+        let repaired = |stopped: StoppedRegisters| left_to_the_kernel(&stopped.raw);
         assert!(repaired(at_syscall(libc::SYS_epoll_wait, eintr)).is_some());
         assert!(repaired(at_syscall(libc::SYS_recvfrom, eintr)).is_some());
         assert!(repaired(at_syscall(libc::SYS_epoll_wait, 1)).is_none());

@@ -10,7 +10,8 @@ use super::proc::stat::{self, ProcState};
 use super::proc::status;
 use super::stop_kind::StopKind;
 use super::stopped_thread::StoppedThread;
-use super::{by_signal, deadline, ptrace, strays};
+use super::strays::{self, Stray};
+use super::{by_signal, deadline, ptrace};
 use crate::{Pid, Tid};
 
 /// How long to sleep between two looks where the kernel has no timer to interrupt a blocking wait with.
@@ -186,7 +187,7 @@ fn seize_and_wait(
     }
     match wait(tid, asked, within, spin) {
         Ok(Some(kind)) => reported(pid, tid, kind, asked),
-        Ok(None) => Err(StopFailure::Late(LateStop::new(pid, tid))),
+        Ok(None) => Err(StopFailure::Late(LateStop::new(Stray::new(pid, tid)))),
         Err(Errno::ECHILD) => {
             strays::expect_renamed(pid, tid);
             Err(StopFailure::Gone { tid })
@@ -229,8 +230,8 @@ fn is_uninterruptible(tid: Tid) -> bool {
     stat::read(Pid(tid.0)).is_ok_and(|stat| stat.state == ProcState::DiskSleep)
 }
 
-/// The next report about `tid`, or `None` once `within` has passed since `asked`.
-fn wait(
+/// The next report about `tid`, or `None` once `within` has passed since `asked`. It may leave the timer armed.
+pub(super) fn wait(
     tid: Tid,
     asked: Instant,
     within: Duration,
@@ -290,8 +291,7 @@ fn refused(pid: Pid, tid: Tid, errno: Errno) -> StopFailure {
                 Ok(_) => match status::read(thread).map(|status| status.tracer) {
                     Ok(Some(Tid(tracer))) if tracer == nix::unistd::gettid().as_raw() => {
                         // Renamed by execve(2), or forgotten by whoever held it.
-                        strays::reclaim(tid);
-                        StopFailure::Late(LateStop::new(pid, tid))
+                        StopFailure::Late(LateStop::new(strays::reclaim(pid, tid)))
                     }
                     Ok(Some(tracer)) => StopFailure::AlreadyTraced { tid, tracer },
                     Ok(None) | Err(_) => StopFailure::Denied { tid, errno },

@@ -9,6 +9,8 @@ pub enum StopKind {
     Trap,
     /// A signal is about to be delivered. The thread must be resumed with it, or it never sees it.
     SignalDelivery(i32),
+    /// At the beginning or the end of a system call, up to which it was let run.
+    Syscall,
     /// The process is stopped (Ctrl-Z). A detached thread stays stopped.
     GroupStop,
     /// Another ptrace event, `PTRACE_EVENT_*`. None is asked for here.
@@ -46,6 +48,7 @@ impl StopKind {
         }
         let signal = libc::WSTOPSIG(status);
         match status >> 16 {
+            0 if signal == SYSCALL_STOP => Self::Syscall,
             0 => Self::SignalDelivery(signal),
             libc::PTRACE_EVENT_STOP if is_stopping(signal) => Self::GroupStop,
             libc::PTRACE_EVENT_STOP => Self::Trap,
@@ -58,6 +61,7 @@ impl StopKind {
         match self {
             Self::SignalDelivery(signal) => signal,
             Self::Trap
+            | Self::Syscall
             | Self::GroupStop
             | Self::Event(_)
             | Self::Exited { .. }
@@ -74,10 +78,17 @@ impl StopKind {
                 signal,
                 core_dumped,
             } => Some(signal | if core_dumped { CORE_DUMPED } else { 0 }),
-            Self::Trap | Self::SignalDelivery(_) | Self::GroupStop | Self::Event(_) => None,
+            Self::Trap
+            | Self::SignalDelivery(_)
+            | Self::Syscall
+            | Self::GroupStop
+            | Self::Event(_) => None,
         }
     }
 }
+
+/// What a stop at a system call has in the place of a signal, with PTRACE_O_TRACESYSGOOD.
+const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
 
 fn is_stopping(signal: i32) -> bool {
     matches!(
@@ -104,6 +115,8 @@ mod tests {
             assert_eq!(StopKind::decode(stopped(signal, 0)), SignalDelivery(signal));
         }
         assert_eq!(StopKind::decode(stopped(64, 0)), SignalDelivery(64));
+        assert_eq!(StopKind::decode(stopped(0x85, 0)), Syscall);
+        assert_eq!(Syscall.held_back_signal(), 0);
         assert_eq!(
             StopKind::decode(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXEC)),
             Event(libc::PTRACE_EVENT_EXEC)

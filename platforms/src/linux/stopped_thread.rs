@@ -1,14 +1,18 @@
 //! The guard that lets a thread go again.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use sampler_unwind::Registers;
 
+use super::proc::syscall::AsleepIn;
+use super::reentry::Repaired;
 use super::registers::{self, RawRegisters};
 use super::stop_kind::StopKind;
-use super::{deadline, ptrace, strays};
+use super::strays::{self, Stray};
+use super::{deadline, ptrace};
 use crate::{Pid, Tid};
 
 /// A thread that stands still for as long as this value lives.
@@ -22,6 +26,8 @@ pub struct StoppedThread {
     kind: StopKind,
     /// When it was asked to stop.
     asked: Instant,
+    last_asleep_in: Cell<Option<AsleepIn>>,
+    repaired: Repaired,
     /// Whether it has been let go already, so that dropping it has nothing left to do.
     released: bool,
     not_send: PhantomData<*const ()>,
@@ -61,14 +67,26 @@ impl StoppedThread {
     /// `tid`, a thread of `pid`, has been seized by this thread, and a wait has reported that it stands in a stop of
     /// `kind`.
     pub(super) fn new(pid: Pid, tid: Tid, kind: StopKind, asked: Instant) -> Self {
+        Self::known(Stray::new(pid, tid), kind, asked)
+    }
+
+    /// The same of a thread of which something is known from before.
+    pub(super) fn known(stray: Stray, kind: StopKind, asked: Instant) -> Self {
         Self {
-            pid,
-            tid,
+            pid: stray.pid,
+            tid: stray.tid,
             kind,
             asked,
+            last_asleep_in: Cell::new(stray.last_asleep_in),
+            repaired: Repaired::going_on(stray.reentry),
             released: false,
             not_send: PhantomData,
         }
+    }
+
+    /// The process that it belongs to.
+    pub fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// Which thread this is.
@@ -84,6 +102,19 @@ impl StoppedThread {
     /// Which kind of stop it stands in.
     pub fn kind(&self) -> StopKind {
         self.kind
+    }
+
+    /// In which of the calls that have to be repaired it was seen asleep last, before the stop.
+    ///
+    /// On aarch64 a call is repaired in a program with signal handlers only if this is the one: see
+    /// [`StoppedThread::repair_interrupted_syscall`].
+    pub fn was_last_asleep_in(&self, call: Option<AsleepIn>) {
+        self.last_asleep_in.set(call);
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn last_asleep_in(&self) -> Option<AsleepIn> {
+        self.last_asleep_in.get()
     }
 
     /// Reads its registers.
@@ -106,8 +137,8 @@ impl StoppedThread {
     /// io_uring_enter, sockets with a time-out: signal(7), and measured) would return `EINTR` to a program in which
     /// no signal handler ran. On x86_64 their result is replaced by the kernel's own "no handler: run again"
     /// (ERESTARTNOHAND): with a handler pending the kernel makes that `EINTR` again, which is right. On aarch64 it has
-    /// looked at the result before the stop, so the thread is put back to before the call, unless it handles signals. A
-    /// relative time-out starts anew.
+    /// looked at the result before the stop, so the thread is put back to before the call; if its program has signal
+    /// handlers, then only to a call that it was seen asleep in. A relative time-out starts anew.
     ///
     /// # Errors
     /// When the registers cannot be written; then the call returns `EINTR`.
@@ -115,10 +146,10 @@ impl StoppedThread {
         &self,
         stopped: &StoppedRegisters,
     ) -> Result<bool, RegistersError> {
-        let Some(repaired) = registers::repaired(self.tid, self.kind, stopped) else {
+        let Some(repair) = registers::repair(self, stopped) else {
             return Ok(false);
         };
-        ptrace::set_registers(self.tid, &repaired)?;
+        self.repaired.repair(self.tid, &repair)?;
         Ok(true)
     }
 
@@ -127,7 +158,8 @@ impl StoppedThread {
     /// that was stopped by a signal stays so.
     ///
     /// # Errors
-    /// `ESRCH` when the thread was killed while it stood.
+    /// `ESRCH` when the thread was killed while it stood; `ETIMEDOUT` when it was put back to a call and has not come to
+    /// it yet. It is collected later ([`super::release_strays`]).
     pub fn detach(mut self) -> Result<Duration, Errno> {
         self.release()
     }
@@ -137,11 +169,14 @@ impl StoppedThread {
             return Ok(Duration::ZERO);
         }
         self.released = true;
-        let answer = ptrace::detach(self.tid, self.kind.held_back_signal());
+        let answer = self.repaired.detach(self.tid, self.kind);
         let answer = answer.map(|()| self.asked.elapsed());
         if answer.is_err() {
-            // Killed while it stood. Until its tracer has waited for it, nobody else hears of its end.
-            strays::adopt(self.pid, self.tid);
+            // Killed while it stood: until its tracer has waited for it, nobody else hears of its end. Or on its way.
+            strays::adopt(Stray {
+                reentry: self.repaired.reentry(),
+                ..Stray::new(self.pid, self.tid)
+            });
         }
         deadline::disarm();
         answer

@@ -16,6 +16,19 @@ use super::proc::syscall::SyscallState;
 use super::proc::task::ThreadFiles;
 use crate::{Pid, Tid};
 
+/// The system call by which the C library waits for events.
+#[cfg(target_arch = "x86_64")]
+pub(super) const EPOLL_WAIT: libc::c_long = libc::SYS_epoll_wait;
+/// The system call by which the C library waits for events.
+#[cfg(target_arch = "aarch64")]
+pub(super) const EPOLL_WAIT: libc::c_long = libc::SYS_epoll_pwait;
+/// The system call of pause(2).
+#[cfg(target_arch = "x86_64")]
+pub(super) const PAUSE: libc::c_long = libc::SYS_pause;
+/// The system call of pause(2).
+#[cfg(target_arch = "aarch64")]
+pub(super) const PAUSE: libc::c_long = libc::SYS_ppoll;
+
 /// After this long something is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -158,7 +171,7 @@ impl Target {
                 unsafe { libc::pause() };
             }
         });
-        target.wait_until_blocked_in(libc::SYS_pause);
+        target.wait_until_blocked_in(PAUSE);
         target
     }
 

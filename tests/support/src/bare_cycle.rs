@@ -11,7 +11,11 @@ use nix::unistd::Pid;
 /// What is copied of the stack: more than 95 of 100 threads use no more.
 pub const STACK_BYTES: usize = 16 << 10;
 /// The part below the stack pointer that a leaf function may use (System V ABI for x86_64, 3.2.2).
+#[cfg(target_arch = "x86_64")]
 const RED_ZONE_BYTES: u64 = 128;
+/// There is none (AAPCS64, 6.4.5.2).
+#[cfg(target_arch = "aarch64")]
+const RED_ZONE_BYTES: u64 = 0;
 
 /// What a C program would do to look at a running thread once: SEIZE, INTERRUPT, wait, GETREGSET, one
 /// process_vm_readv, DETACH; no deadline, no check. Gives the time it took, seen from this side.
@@ -25,8 +29,12 @@ pub fn bare_cycle(tid: i32, stack: &mut [u8]) -> nix::Result<Duration> {
     ptrace::interrupt(pid)?;
     waitpid(pid, Some(WaitPidFlag::__WALL))?;
     let registers = ptrace::getregset::<regset::NT_PRSTATUS>(pid)?;
-    let base = usize::try_from(registers.rsp.saturating_sub(RED_ZONE_BYTES))
-        .map_err(|_| nix::Error::EOVERFLOW)?;
+    #[cfg(target_arch = "x86_64")]
+    let sp = registers.rsp;
+    #[cfg(target_arch = "aarch64")]
+    let sp = registers.sp;
+    let base =
+        usize::try_from(sp.saturating_sub(RED_ZONE_BYTES)).map_err(|_| nix::Error::EOVERFLOW)?;
     let len = stack.len();
     process_vm_readv(
         pid,

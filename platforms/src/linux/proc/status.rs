@@ -26,7 +26,7 @@ pub struct Status {
     pub effective_capabilities: u64,
     /// 0 none, 1 strict, 2 a filter; `None` where the kernel has no seccomp.
     pub seccomp: Option<u32>,
-    /// Signals for which there is a handler and which the thread does not block: bit n for signal n + 1.
+    /// Signals for which there is a handler: bit n for signal n + 1.
     pub handled_signals: u64,
     /// Whether execve cannot raise its rights; `None` before Linux 4.10.
     pub no_new_privileges: Option<bool>,
@@ -64,7 +64,6 @@ pub fn parse(text: &[u8]) -> Result<Status, Malformed> {
             Some(value.trim_ascii())
         })
     };
-    let signals = |key| value(key).and_then(hexadecimal).unwrap_or(0);
     let tracer = value(b"TracerPid")
         .and_then(decimal)
         .ok_or(malformed("TracerPid"))?;
@@ -85,7 +84,7 @@ pub fn parse(text: &[u8]) -> Result<Status, Malformed> {
             .and_then(hexadecimal)
             .ok_or(malformed("CapEff"))?,
         seccomp: value(b"Seccomp").and_then(decimal),
-        handled_signals: signals(b"SigCgt") & !signals(b"SigBlk"),
+        handled_signals: value(b"SigCgt").and_then(hexadecimal).unwrap_or(0),
         no_new_privileges: value(b"NoNewPrivs").map(|value| value != b"0"),
     })
 }
@@ -137,20 +136,6 @@ mod tests {
     const OLD: &[u8] = include_bytes!("../../../../fixtures/proc/status-linux-3.10");
 
     #[test]
-    fn a_signal_that_is_blocked_is_not_handled() {
-        let with = |signals: &[u8]| {
-            let lines = CONTAINER.split(|&byte| byte == b'\n');
-            let others: Vec<_> = lines.filter(|line| !line.starts_with(b"Sig")).collect();
-            let text = [&others.join(&b'\n')[..], signals].concat();
-            parse(&text).unwrap().handled_signals
-        };
-        assert_eq!(with(b""), 0);
-        assert_eq!(with(b"\nSigCgt:\t0000000000004202\n"), 0x4202);
-        let blocked = b"\nSigBlk:\t0000000000000200\nSigCgt:\t0000000000004202\n";
-        assert_eq!(with(blocked), 0x4002);
-    }
-
-    #[test]
     fn a_name_cannot_pose_as_another_line() {
         let status = parse(CONTAINER).unwrap();
         assert_eq!(status.tracer, Some(Tid(4242)));
@@ -170,7 +155,7 @@ mod tests {
     fn an_old_kernel_says_less() {
         let status = parse(OLD).unwrap();
         assert_eq!((status.process, status.tracer), (Pid(1), None));
-        assert_eq!(status.namespace_pids, []);
+        assert!(status.namespace_pids.is_empty());
         assert_eq!(status.no_new_privileges, None);
     }
 
@@ -186,12 +171,12 @@ mod tests {
         fn says_what_the_kernel_said(
             tgid in 1i32.., [a, b, c, d] in any::<[u32; 4]>(), tracer in 0i32.., pids in prop::collection::vec(1i32.., 1..4),
             kibibytes in 0u64..1 << 40, capabilities in any::<u64>(), seccomp in 0u32..3, no_new_privileges in any::<bool>(),
-            [blocked, caught] in any::<[u64; 2]>(),
+            handled in any::<u64>(),
         ) {
             let listed: String = pids.iter().map(|pid| format!("\t{pid}")).collect();
             let text = format!(
                 "Name:\tx\nTgid:\t{tgid}\nTracerPid:\t{tracer}\nUid:\t{a}\t{b}\t{c}\t{d}\nGid:\t{d}\t{c}\t{b}\t{a}\nNSpid:{listed}\n\
-                 VmHWM:\t{kibibytes:8} kB\nThreads:\t1\nSigBlk:\t{blocked:016x}\nSigCgt:\t{caught:016x}\nCapEff:\t{capabilities:016x}\nNoNewPrivs:\t{}\nSeccomp:\t{seccomp}\n",
+                 VmHWM:\t{kibibytes:8} kB\nThreads:\t1\nSigCgt:\t{handled:016x}\nCapEff:\t{capabilities:016x}\nNoNewPrivs:\t{}\nSeccomp:\t{seccomp}\n",
                 u8::from(no_new_privileges),
             );
             let expected = Status {
@@ -204,7 +189,7 @@ mod tests {
                 peak_rss_bytes: Some(kibibytes * 1024),
                 effective_capabilities: capabilities,
                 seccomp: Some(seccomp),
-                handled_signals: caught & !blocked,
+                handled_signals: handled,
                 no_new_privileges: Some(no_new_privileges),
             };
             prop_assert_eq!(parse(text.as_bytes()), Ok(expected));

@@ -4,6 +4,7 @@ use std::io;
 
 use sampler_unwind::Avma;
 
+use super::super::not_restarted::is_not_restarted;
 use super::{Malformed, decimal, fields, hexadecimal, of_process, read_all};
 use crate::{Pid, Tid};
 
@@ -33,6 +34,36 @@ pub enum SyscallState {
         /// The instruction it will go on with.
         pc: Avma,
     },
+}
+
+/// A system call in which a thread was seen asleep, and which it has to be put back to by us if a stop interrupts it there
+/// some other time: [`super::super::StoppedThread::was_last_asleep_in`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsleepIn {
+    pub(in super::super) number: u32,
+    pub(in super::super) first_argument: u64,
+    pub(in super::super) sp: Avma,
+    pub(in super::super) pc: Avma,
+}
+
+impl SyscallState {
+    /// In which of these calls the thread is asleep, if in any. On x86_64 nobody needs to know.
+    pub fn asleep_in(self) -> Option<AsleepIn> {
+        match self {
+            Self::Blocked {
+                number,
+                arguments: [first_argument, ..],
+                sp,
+                pc,
+            } if cfg!(target_arch = "aarch64") && is_not_restarted(number) => Some(AsleepIn {
+                number,
+                first_argument,
+                sp,
+                pc,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// What the file of one thread says, opened for this once; [`super::task::ThreadFiles`] keeps it open.
