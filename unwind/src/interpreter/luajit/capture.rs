@@ -111,6 +111,8 @@ pub(super) struct Capture {
     pub(super) roots: Roots,
     /// The Lua threads of which all that is in use was copied.
     pub(super) copied: Vec<u64>,
+    /// Nothing could be copied any more before it was known whether one runs here.
+    pub(super) is_cut: bool,
 }
 
 impl Default for Capture {
@@ -120,6 +122,7 @@ impl Default for Capture {
             cframes: Vec::with_capacity(CFRAMES_MAX),
             roots: Roots::default(),
             copied: Vec::with_capacity(THREADS_MAX),
+            is_cut: false,
         }
     }
 }
@@ -129,6 +132,7 @@ impl Capture {
         self.vm = None;
         self.cframes.clear();
         self.copied.clear();
+        self.is_cut = false;
     }
 
     /// Copies what is needed of the virtual machine that runs on `thread`, if one of `vms` does: of several the
@@ -157,9 +161,12 @@ impl Capture {
                 self.roots = roots;
             }
         }
-        if let Some((vm, first)) = innermost {
-            self.follow(vm.layout, interpreter, thread, copy, first);
-            self.copy_stacks(vm.layout, interpreter, thread, copy);
+        match innermost {
+            Some((vm, first)) => {
+                self.follow(vm.layout, interpreter, thread, copy, first);
+                self.copy_stacks(vm.layout, interpreter, thread, copy);
+            }
+            None => self.is_cut = !vms.is_empty() && copy.is_full(),
         }
     }
 

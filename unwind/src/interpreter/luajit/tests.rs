@@ -215,6 +215,23 @@ fn what_was_not_copied_in_time_is_missing() {
     }
 }
 
+#[test]
+fn a_thread_of_which_nothing_was_copied_in_time_has_lost_its_frames() {
+    for like in LIKE {
+        let memory = Memory::new(like);
+        let mut process = process(like);
+        sample(&mut process, &interpreting(like), &memory);
+        for thread in [interpreting(like), on_trace(like, 40)] {
+            let mut buffer = VolatileBuffer::default();
+            let mut copy = VolatileCopy::new(&mut buffer, &memory, &memory).as_long_as(&|| false);
+            process.capture(&thread, &mut copy);
+            let (walked, _) = walk(&mut process, &thread, &memory);
+            let (reason, at) = (Lost::TooDeep, Some(0));
+            assert_eq!(walked, Walked::Lost { reason, at });
+        }
+    }
+}
+
 /// What was copied, and the process as it is by now.
 struct Later {
     buffer: VolatileBuffer,

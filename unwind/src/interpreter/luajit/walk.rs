@@ -269,7 +269,8 @@ impl Interpreter for LuaJitProcess {
             }
             // Other runtimes compile as well (pcre): only what is known to be ours is, or must be.
             trace = self.trace_at(memory, lookup).map(|trace| (trace, lookup));
-            let must_be = self.capture.roots.traces.is_none() && self.capture.roots.vmstate >= 0;
+            let roots = &self.capture.roots;
+            let must_be = self.capture.is_cut || roots.traces.is_none() && roots.vmstate >= 0;
             if trace.is_none() && !must_be && !self.is_exit_stub(memory, lookup) {
                 return None;
             }
@@ -304,12 +305,17 @@ impl Interpreter for LuaJitProcess {
         let Some(layout) = self.layout() else {
             let is_here = !self.markers.is_empty();
             let is_in_unknown_code = matches!(native.frames.last(), Some(frame) if !native.end.is_complete() && frame.address.0 != 0);
-            if is_here || is_in_unknown_code && self.vms.is_empty() {
+            let is_cut = self.capture.is_cut;
+            if !is_cut && (is_here || is_in_unknown_code && self.vms.is_empty()) {
                 self.bootstrap(thread, memory);
             }
             return match self.markers.first() {
                 Some(marker) => Walked::Lost {
-                    reason: Lost::NotFound,
+                    reason: if is_cut {
+                        Lost::TooDeep
+                    } else {
+                        Lost::NotFound
+                    },
                     at: Some(marker.native),
                 },
                 None => Walked::NotHere,
