@@ -137,14 +137,12 @@ impl ElfImage {
             .collect()
     }
 
-    /// How far above the stack pointer the caller's frame begins at `svma`, where that is what the unwind tables say.
-    pub fn stack_bytes_at(&self, svma: Svma) -> Option<u64> {
-        let stack_pointer = Arch::of_machine(self.machine())?.stack_pointer;
+    /// Where the caller's frame begins at `svma`, where the unwind tables have that as a register's value and a number of
+    /// bytes more.
+    pub fn cfa_at(&self, svma: Svma) -> Option<(u16, i64)> {
         let mut context = UnwindContext::new();
         native::with_row(self, svma, &mut context, |cfa| match cfa {
-            CfaRule::RegisterAndOffset { register, offset } if register.0 == stack_pointer => {
-                u64::try_from(*offset).ok()
-            }
+            CfaRule::RegisterAndOffset { register, offset } => Some((register.0, *offset)),
             _ => None,
         })
     }
@@ -152,7 +150,9 @@ impl ElfImage {
     /// Whether the unwind tables say that nothing is on the stack at `svma` but what a call puts there, as where functions
     /// begin.
     pub fn is_at_entry(&self, svma: Svma) -> bool {
-        Arch::of_machine(self.machine())
-            .is_some_and(|arch| self.stack_bytes_at(svma) == Some(arch.call_stack_bytes))
+        Arch::of_machine(self.machine()).is_some_and(|arch| {
+            let at_entry = (arch.stack_pointer, arch.call_stack_bytes.cast_signed());
+            self.cfa_at(svma) == Some(at_entry)
+        })
     }
 }

@@ -46,14 +46,24 @@ pub fn cpython(bytes: &[u8]) {
 pub fn luajit(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let state = u32::from_le_bytes(bytes.take());
-    let is_on_trace = bytes.u8() % 2 == 1;
+    let kind = bytes.u8();
+    let is_on_trace = kind % 2 == 1;
+    let like = usize::from(kind / 2);
     let registers: Vec<(u16, u64)> = (0..bytes.u8() % 4)
-        .map(|_| (u16::from(bytes.u8() % 16), bytes.value()))
+        .map(|_| (u16::from(bytes.u8() % 32), bytes.value()))
         .collect();
     let before = bytes.damage(0, luajit::HEAP_BYTES as u64 / 4);
     let native = bytes.damage(0x40, 0xc0);
     let after = bytes.damage(0, luajit::HEAP_BYTES as u64 / 4);
-    luajit::walk_damaged(&before, &after, &native, state, &registers, is_on_trace);
+    luajit::walk_damaged(
+        like,
+        &before,
+        &after,
+        &native,
+        state,
+        &registers,
+        is_on_trace,
+    );
 }
 
 /// Bytes that are used up; zeros follow.

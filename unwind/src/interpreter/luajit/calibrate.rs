@@ -3,10 +3,7 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use super::layout::{
-    GC32, GC32_OLDER, GC64, GC64_OLDER, GCT_STRING, GCT_THREAD, GCT_TRACE, Layout, u16_in, u32_in,
-    u64_in,
-};
+use super::layout::{GCT_STRING, GCT_THREAD, GCT_TRACE, Layout, Layouts, u16_in, u32_in, u64_in};
 use crate::address::Avma;
 use crate::memory::MemoryReader;
 
@@ -57,8 +54,12 @@ pub(super) fn global_of(memory: &dyn MemoryReader, layout: &Layout, thread: u64)
 
 impl Vm {
     /// The virtual machine of `thread`, if that is a Lua thread.
-    pub(super) fn of_thread(memory: &dyn MemoryReader, thread: u64) -> Option<Self> {
-        let mut layouts = [&GC64_OLDER, &GC64, &GC32_OLDER, &GC32].into_iter();
+    pub(super) fn of_thread(
+        memory: &dyn MemoryReader,
+        layouts: Layouts,
+        thread: u64,
+    ) -> Option<Self> {
+        let mut layouts = layouts.iter();
         layouts.find_map(|layout| Self::with_layout(memory, layout, thread))
     }
 

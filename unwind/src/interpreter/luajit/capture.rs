@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::calibrate::Vm;
 use super::functions::Wanted;
-use super::layout::{CFRAME_BYTES, CFRAME_RETURN, GCT_THREAD, Layout, u32_in, u64_in};
+use super::layout::{GCT_THREAD, Layout, u32_in, u64_in};
 use crate::address::Avma;
 use crate::interpreter::{ThreadContext, VolatileCopy};
 
@@ -29,10 +29,6 @@ const CFRAME_FLAGS: u64 = 3;
 
 /// `vmstate` while the interpreter executes, or C code that it has called (lj_obj.h, LJ_VMST_INTERP).
 pub(super) const STATE_INTERPRETER: i32 = !0;
-
-/// DWARF numbers of registers in which the interpreter has the base of the executed function, or of a builtin.
-pub(super) const RDX: u16 = 1;
-pub(super) const RBP: u16 = 6;
 
 /// A C frame: the interpreter was entered there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +111,8 @@ pub(super) struct Capture {
     pub(super) roots: Roots,
     /// The Lua threads of which all that is in use was copied.
     pub(super) copied: Vec<u64>,
+    /// Nothing could be copied any more before it was known whether one runs here.
+    pub(super) is_cut: bool,
 }
 
 impl Default for Capture {
@@ -124,6 +122,7 @@ impl Default for Capture {
             cframes: Vec::with_capacity(CFRAMES_MAX),
             roots: Roots::default(),
             copied: Vec::with_capacity(THREADS_MAX),
+            is_cut: false,
         }
     }
 }
@@ -133,6 +132,7 @@ impl Capture {
         self.vm = None;
         self.cframes.clear();
         self.copied.clear();
+        self.is_cut = false;
     }
 
     /// Copies what is needed of the virtual machine that runs on `thread`, if one of `vms` does: of several the
@@ -161,9 +161,12 @@ impl Capture {
                 self.roots = roots;
             }
         }
-        if let Some((vm, first)) = innermost {
-            self.follow(vm.layout, interpreter, thread, copy, first);
-            self.copy_stacks(vm.layout, interpreter, thread, copy);
+        match innermost {
+            Some((vm, first)) => {
+                self.follow(vm.layout, interpreter, thread, copy, first);
+                self.copy_stacks(vm.layout, interpreter, thread, copy);
+            }
+            None => self.is_cut = !vms.is_empty() && copy.is_full(),
         }
     }
 
@@ -216,11 +219,10 @@ impl Capture {
         for &lua in threads {
             let is_current = lua == self.roots.current;
             let jit_base = is_current.then_some(self.roots.jit_base);
-            let registers =
-                [RDX, RBP].map(|register| thread.registers.get(register).filter(|_| is_current));
-            let [rdx, rbp] = registers;
+            let [base, builtin_base] = [layout.processor.base, layout.processor.builtin_base]
+                .map(|register| thread.registers.get(register).filter(|_| is_current));
             if let (Some(used), Some(free), Some(region)) = (
-                Used::find(layout, copy, lua, [rdx, rbp, jit_base]),
+                Used::find(layout, copy, lua, [base, builtin_base, jit_base]),
                 stacks.get_mut(regions),
                 wanted.get_mut(regions),
             ) {
@@ -254,7 +256,7 @@ fn stack_pointer(thread: &ThreadContext) -> Option<u64> {
 
 /// The Lua thread that a C frame names.
 fn thread_of(layout: &Layout, copy: &VolatileCopy<'_>, cframe: u64) -> Option<u64> {
-    let word = copy.word(Avma(cframe.checked_add(layout.cframe.thread)?))?;
+    let word = copy.word(Avma(cframe.checked_add(layout.processor.cframe.thread)?))?;
     Some(match layout.gc64 {
         true => word,
         false => word & u64::from(u32::MAX),
@@ -269,7 +271,8 @@ fn outer(
     copy: &VolatileCopy<'_>,
     cframe: CFrame,
 ) -> Option<CFrame> {
-    let previous = copy.word(Avma(cframe.at.checked_add(layout.cframe.prev)?))? & !CFRAME_FLAGS;
+    let fields = &layout.processor.cframe;
+    let previous = copy.word(Avma(cframe.at.checked_add(fields.prev)?))? & !CFRAME_FLAGS;
     if previous != 0 {
         let is_further = previous > cframe.at && thread.stack.contains(&Avma(previous));
         return is_further.then_some(CFrame {
@@ -277,8 +280,8 @@ fn outer(
             thread: cframe.thread,
         });
     }
-    let outside = cframe.at.checked_add(CFRAME_BYTES)?;
-    let return_address = copy.word(Avma(cframe.at.checked_add(CFRAME_RETURN)?))?;
+    let outside = cframe.at.checked_add(fields.bytes)?;
+    let return_address = copy.word(Avma(cframe.at.checked_add(fields.return_address)?))?;
     if interpreter.contains(&Avma(return_address)) {
         // coroutine.resume is part of the interpreter: its frame lies straight above.
         let thread = thread_of(layout, copy, outside)?;
@@ -300,16 +303,22 @@ fn search(
 ) -> Option<CFrame> {
     /// Read at once: to ask for each word would take as long as all else.
     const CHUNK_BYTES: usize = 512;
+    let processor = layout.processor;
     let mut chunk = [0; CHUNK_BYTES];
+    let mut below = 0;
     let mut next = from;
     for _ in 0..SEARCH_BYTES_MAX / CHUNK_BYTES {
         let read = copy.stack().read(Avma(next), &mut chunk).ok()?;
         let words = chunk.get(..read)?.chunks_exact(8);
         for (slot, word) in (next..).step_by(8).zip(words) {
-            let at = slot.checked_add(8)?;
-            if !interpreter.contains(&Avma(u64_in(word, 0)?)) {
+            let word = u64_in(word, 0)?;
+            let below = std::mem::replace(&mut below, word);
+            if !interpreter.contains(&Avma(processor.code_address(word))) {
                 continue;
             }
+            let Some(at) = processor.cframe.that_called(slot, below) else {
+                continue;
+            };
             let lua = thread_of(layout, copy, at)?;
             if lua != 0 && lua.is_multiple_of(layout.reference_bytes()) {
                 return thread

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use memchr::memmem;
 
+use super::layout::{LAYOUTS, Layouts};
 use crate::address::Svma;
-use crate::arch::Arch;
 use crate::elf::ElfImage;
 
 /// What the text that names the version begins with.
@@ -17,32 +17,40 @@ const VERSION_BYTES_MAX: usize = 48;
 /// The block of assembly that is the interpreter: 16 KiB in 2022, larger with more instructions.
 const INTERPRETER_BYTES: Range<u64> = 8 << 10..64 << 10;
 
-/// How far above the stack pointer its caller's frame begins, in all of it (vm_x64.dasc, CFRAME_SIZE).
-const FRAME_BYTES: u64 = 80;
-
 /// What is known of an image with LuaJIT in it.
 #[derive(Debug)]
 pub(super) struct Image {
     /// `LuaJIT 2.1.1700008891`.
     pub(super) version: String,
-    /// Where the interpreter is; that of other processors than x86_64 is not looked for.
-    pub(super) interpreter: Option<Range<Svma>>,
+    /// Where the interpreter is, and what its virtual machines may look like; that of an unknown processor is not looked
+    /// for.
+    pub(super) interpreter: Option<(Range<Svma>, Layouts)>,
 }
 
 impl Image {
     pub(super) fn find(image: &ElfImage) -> Option<Self> {
         let version = image.data_segments().find_map(version_in)?;
-        if image.machine() != Arch::X86_64.elf_machine {
+        let processor = |layouts: &Layouts| Some(layouts.first()?.processor);
+        let is_here = |layouts: &&Layouts| {
+            processor(layouts).is_some_and(|known| known.arch.elf_machine == image.machine())
+        };
+        let here = LAYOUTS.iter().filter(is_here);
+        if here.clone().next().is_none() {
             return Some(Self {
                 version,
                 interpreter: None,
             });
         }
-        let is_interpreter = |range: &Range<Svma>| {
+        let is_large = |range: &Range<Svma>| {
             INTERPRETER_BYTES.contains(&(range.end.0.saturating_sub(range.start.0)))
-                && image.stack_bytes_at(range.start) == Some(FRAME_BYTES)
         };
-        let interpreter = image.fde_ranges().into_iter().find(is_interpreter)?;
+        let mut large = image.fde_ranges().into_iter().filter(is_large);
+        let interpreter = large.find_map(|range| {
+            let cfa = image.cfa_at(range.start)?;
+            let of_it = |layouts: &&Layouts| processor(layouts).is_some_and(|it| it.cfa == cfa);
+            let layouts = here.clone().find(of_it)?;
+            Some((range, *layouts))
+        })?;
         Some(Self {
             version,
             interpreter: Some(interpreter),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::layout::{LAYOUTS, Layouts};
 use super::walk::LuaJitProcess;
 use crate::address::Avma;
 use crate::arch::Arch;
@@ -26,6 +27,7 @@ struct Frozen {
     memory: Pieces,
     /// The frames that were found in the process.
     found: Vec<String>,
+    layouts: Layouts,
 }
 
 #[derive(Clone)]
@@ -62,11 +64,11 @@ fn range(text: &str) -> Range<Avma> {
     Avma(hex(start))..Avma(hex(end))
 }
 
-fn registers(words: &str) -> Registers {
-    let mut registers = Registers::unknown(&Arch::X86_64);
+fn registers(arch: &'static Arch, words: &str) -> Registers {
+    let mut registers = Registers::unknown(arch);
     for word in words.split_whitespace() {
         let (name, value) = word.split_once('=').unwrap();
-        let mut names = Arch::X86_64.register_names.iter();
+        let mut names = arch.register_names.iter();
         let number = names.position(|known| *known == name).unwrap();
         registers.set(u16::try_from(number).unwrap(), hex(value));
     }
@@ -85,10 +87,14 @@ impl Frozen {
                 .filter_map(move |line| line.strip_prefix(&prefix));
             lines.collect::<Vec<_>>()
         };
+        let (arch, layouts) = match name.ends_with("aarch64") {
+            true => (&Arch::AARCH64, LAYOUTS[1]),
+            false => (&Arch::X86_64, LAYOUTS[0]),
+        };
         let thread = ThreadContext {
             tid: 1,
             namespace_tid: 1,
-            registers: registers(lines("registers")[0]),
+            registers: registers(arch, lines("registers")[0]),
             thread_pointer: None,
             stack: range(lines("stack")[0]),
             is_running: true,
@@ -106,10 +112,11 @@ impl Frozen {
                 index: word().parse().unwrap(),
                 is_return_address: word() == "true",
                 is_in_image: word() == "true",
-                registers: registers(word()),
+                registers: registers(arch, word()),
             }
         });
         Self {
+            layouts,
             interpreter: range(lines("interpreter")[0]),
             image: range(lines("image")[0]),
             thread,
@@ -121,7 +128,8 @@ impl Frozen {
 
     /// Samples it once to find its state, and once more.
     fn walk(&self) -> (Walked, Segments) {
-        let mut process = LuaJitProcess::new(self.interpreter.clone(), self.image.clone());
+        let mut process =
+            LuaJitProcess::new(self.layouts, self.interpreter.clone(), self.image.clone());
         self.sample(&mut process);
         self.sample(&mut process)
     }

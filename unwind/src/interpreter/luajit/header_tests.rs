@@ -1,5 +1,6 @@
 //! The tables against the headers of the LuaJITs that tests build: the original of 2026 and OpenResty's of 2020, each
-//! with references of both sizes.
+//! with references of both sizes; and for aarch64, for which the headers give the same numbers on any machine of its
+//! kind (64 bits, little-endian) that compiles them.
 #![expect(clippy::disallowed_types, reason = "the compiler is asked")]
 
 use std::collections::BTreeMap;
@@ -7,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::layout::{
-    GC32, GC32_OLDER, GC64, GC64_OLDER, GCT_FUNCTION, GCT_PROTO, GCT_STRING, GCT_THREAD, GCT_TRACE,
-    Layout,
+    GC32, GC32_OLDER, GC64, GC64_AARCH64, GC64_OLDER, GC64_OLDER_AARCH64_OLDER, GCT_FUNCTION,
+    GCT_PROTO, GCT_STRING, GCT_THREAD, GCT_TRACE, Layout,
 };
 use super::{calibrate, names, trace};
+use crate::arch::Arch;
 
 /// Prints where the fields are that the tables name.
 const PROGRAM: &str = r#"
@@ -61,6 +63,7 @@ int main(void) {
     P("trace.mcode", offsetof(GCtrace, mcode));
     P("trace.traceno", offsetof(GCtrace, traceno));
     P("snapshot.bytes", sizeof(SnapShot));
+    P("code unit", sizeof(MCode));
     P("cframe.nres", CFRAME_OFS_NRES);
     P("cframe.thread", CFRAME_OFS_L);
     P("cframe.pc", CFRAME_OFS_PC);
@@ -91,6 +94,7 @@ int main(void) {
 fn table(layout: &Layout) -> BTreeMap<&'static str, u64> {
     let wide = |at: usize| at as u64;
     let (thread, proto, of_trace) = (&layout.thread, &layout.proto, &layout.trace);
+    let cframe = &layout.processor.cframe;
     let mut fields = BTreeMap::from([
         ("gct", layout.gct),
         ("string", GCT_STRING.into()),
@@ -128,11 +132,12 @@ fn table(layout: &Layout) -> BTreeMap<&'static str, u64> {
         ("trace.mcode", wide(of_trace.mcode)),
         ("trace.traceno", wide(of_trace.traceno)),
         ("snapshot.bytes", wide(trace::SNAPSHOT_BYTES)),
-        ("cframe.nres", layout.cframe.nres),
-        ("cframe.thread", layout.cframe.thread),
-        ("cframe.pc", layout.cframe.pc),
-        ("cframe.prev", layout.cframe.prev),
-        ("cframe.bytes", super::layout::CFRAME_BYTES),
+        ("code unit", layout.processor.code_unit),
+        ("cframe.nres", cframe.nres),
+        ("cframe.thread", cframe.thread),
+        ("cframe.pc", cframe.pc),
+        ("cframe.prev", cframe.prev),
+        ("cframe.bytes", cframe.bytes),
         ("vmstate before main", layout.vmstate_before_main),
         ("jit_base behind current", layout.reference_bytes()),
         ("size behind traces", 12),
@@ -185,6 +190,8 @@ fn the_tables_are_what_the_headers_say() {
         ("2020-openresty", &GC32_OLDER),
         ("2026", &GC64),
         ("2026", &GC32),
+        ("2020-openresty", &GC64_OLDER_AARCH64_OLDER),
+        ("2026", &GC64_AARCH64),
     ] {
         let mut gcc = Command::new("/usr/bin/gcc");
         gcc.arg("-w")
@@ -195,6 +202,9 @@ fn the_tables_are_what_the_headers_say() {
             .arg(&source);
         if !layout.gc64 {
             gcc.arg("-DLUAJIT_DISABLE_GC64");
+        }
+        if layout.processor.arch == &Arch::AARCH64 {
+            gcc.arg("-DLUAJIT_TARGET=LUAJIT_ARCH_arm64");
         }
         assert!(gcc.status().unwrap().success(), "{gcc:?}");
         let output = Command::new(&program).output().unwrap();
@@ -225,7 +235,8 @@ fn the_tables_are_what_the_headers_say() {
         if layout.empty_string.is_none() {
             said.retain(|field, _| !["empty string before main", "string.length"].contains(field));
         }
-        assert_eq!(table(layout), said, "{name}, GC64: {}", layout.gc64);
+        let arch = layout.processor.arch.name;
+        assert_eq!(table(layout), said, "{name}, {arch}, GC64: {}", layout.gc64);
     }
     for path in [source, program] {
         std::fs::remove_file(path).unwrap();

@@ -1,5 +1,6 @@
-//! Where fields lie. Offsets in bytes, x86_64, builds without assertions.
+//! Where fields lie. Offsets in bytes, little-endian processors with pointers of 64 bits, builds without assertions.
 
+use super::processor::{AARCH64, AARCH64_OLDER, Processor, X86_64, X86_64_GC32};
 use crate::address::Avma;
 use crate::memory::MemoryReader;
 
@@ -16,6 +17,8 @@ pub(super) const POINTER_MASK: u64 = (1 << 47) - 1;
 /// What does not differ between versions, for one size of references.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Layout {
+    /// What differs between processors.
+    pub(super) processor: &'static Processor,
     /// Whether references have 64 bits (GC64) and frames two slots (FR2).
     pub(super) gc64: bool,
     /// In every object: its kind.
@@ -31,8 +34,6 @@ pub(super) struct Layout {
     pub(super) string_data: u64,
     /// GCtrace.
     pub(super) trace: TraceLayout,
-    /// A C frame.
-    pub(super) cframe: CFrameLayout,
     /// From the field of global_State that is looked for to another: how far `vmstate` lies before `mainthref`.
     pub(super) vmstate_before_main: u64,
     /// Only in the layouts up to May 2020, which are known by it.
@@ -90,26 +91,21 @@ pub(super) struct TraceLayout {
     pub(super) bytes: usize,
 }
 
-/// What lies above the stack pointer of the interpreter (vm_x64.dasc).
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct CFrameLayout {
-    pub(super) nres: u64,
-    pub(super) thread: u64,
-    pub(super) pc: u64,
-    pub(super) prev: u64,
-}
+/// Those of a virtual machine on one processor, in the order in which they are tried: all with the same
+/// [`Processor::cfa`], by which the interpreter is recognized.
+pub(super) type Layouts = &'static [&'static Layout];
 
-/// The same for both sizes: the registers of the caller, and where its frame begins.
-pub(super) const CFRAME_R14: u64 = 40;
-pub(super) const CFRAME_R15: u64 = 48;
-pub(super) const CFRAME_RBX: u64 = 56;
-pub(super) const CFRAME_RBP: u64 = 64;
-pub(super) const CFRAME_RETURN: u64 = 72;
-pub(super) const CFRAME_BYTES: u64 = 80;
+/// All there are.
+pub(super) static LAYOUTS: [Layouts; 3] = [
+    &[&GC64_OLDER, &GC64, &GC32_OLDER, &GC32],
+    &[&GC64_AARCH64],
+    &[&GC64_OLDER_AARCH64_OLDER, &GC64_AARCH64_OLDER],
+];
 
-/// 64-bit references: the default from December 2019 on.
+/// 64-bit references: on x86_64 the default from December 2019 on, on aarch64 there are no others.
 pub(super) static GC64: Layout = GC64_NEWER;
 const GC64_NEWER: Layout = Layout {
+    processor: &X86_64,
     gc64: true,
     gct: 9,
     thread: ThreadLayout {
@@ -149,18 +145,13 @@ const GC64_NEWER: Layout = Layout {
         traceno: 0x68,
         bytes: 0x70,
     },
-    cframe: CFrameLayout {
-        nres: 8,
-        thread: 16,
-        pc: 24,
-        prev: 32,
-    },
     vmstate_before_main: 8,
     empty_string: None,
 };
 
 /// The same up to May 2020.
-pub(super) static GC64_OLDER: Layout = Layout {
+pub(super) static GC64_OLDER: Layout = GC64_OLDEST;
+const GC64_OLDEST: Layout = Layout {
     vmstate_before_main: 72,
     empty_string: Some(EmptyString {
         before_main: 32,
@@ -169,9 +160,26 @@ pub(super) static GC64_OLDER: Layout = Layout {
     ..GC64_NEWER
 };
 
+/// The same on aarch64, since September 2021.
+pub(super) static GC64_AARCH64: Layout = Layout {
+    processor: &AARCH64,
+    ..GC64_NEWER
+};
+
+/// The same before that, and up to May 2020.
+pub(super) static GC64_AARCH64_OLDER: Layout = Layout {
+    processor: &AARCH64_OLDER,
+    ..GC64_NEWER
+};
+pub(super) static GC64_OLDER_AARCH64_OLDER: Layout = Layout {
+    processor: &AARCH64_OLDER,
+    ..GC64_OLDEST
+};
+
 /// 32-bit references.
 pub(super) static GC32: Layout = GC32_NEWER;
 const GC32_NEWER: Layout = Layout {
+    processor: &X86_64_GC32,
     gc64: false,
     gct: 5,
     thread: ThreadLayout {
@@ -210,12 +218,6 @@ const GC32_NEWER: Layout = Layout {
         mcode: 0x40,
         traceno: 0x50,
         bytes: 0x58,
-    },
-    cframe: CFrameLayout {
-        nres: 16,
-        thread: 24,
-        pc: 28,
-        prev: 32,
     },
     vmstate_before_main: 4,
     empty_string: None,

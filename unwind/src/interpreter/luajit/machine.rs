@@ -1,8 +1,8 @@
-//! A virtual machine laid out by hand, and one sample of a thread in it.
+//! A virtual machine laid out by hand, as it is on one processor or another, and one sample of a thread in it.
 
+use super::layout::{GC64, GC64_AARCH64, GC64_AARCH64_OLDER, LAYOUTS, Layout, Layouts};
 use super::walk::LuaJitProcess;
 use crate::address::Avma;
-use crate::arch::Arch;
 use crate::interpreter::{
     Interpreter, NativeFrame, Segments, ThreadContext, VolatileBuffer, VolatileCopy, Walked,
 };
@@ -34,22 +34,42 @@ pub(crate) const CFRAME: u64 = NATIVE + 0x200;
 pub(crate) const INTERPRETER: std::ops::Range<Avma> = Avma(0x50_0000)..Avma(0x50_4000);
 pub(crate) const IMAGE: std::ops::Range<Avma> = Avma(0x4f_0000)..Avma(0x50_8000);
 pub(crate) const MACHINE_CODE: u64 = 0x60_0000;
+const MACHINE_CODE_BYTES: u32 = 0x100;
+/// Behind it.
+const EXITS: u64 = MACHINE_CODE + MACHINE_CODE_BYTES as u64;
 
 pub(crate) const OUTER_BASE: u64 = LUA_STACK + 32;
 /// The call is in slot 1, and a frame has two.
 pub(crate) const INNER_BASE: u64 = OUTER_BASE + 8 * (1 + 2);
 
-/// The heap, and the native stack.
+/// What it can be like: on x86_64, on aarch64, and on aarch64 with the frames it had before.
+pub(super) static LIKE: [&Layout; 3] = [&GC64, &GC64_AARCH64, &GC64_AARCH64_OLDER];
+
+/// A process with an interpreter of that kind.
+pub(super) fn process(like: &'static Layout) -> LuaJitProcess {
+    let of_it = |layouts: &&Layouts| layouts.contains(&like);
+    let layouts = LAYOUTS.iter().find(of_it).copied().unwrap_or_default();
+    LuaJitProcess::new(layouts, INTERPRETER, IMAGE)
+}
+
+/// The heap, the native stack, and what lies behind the machine code of the trace.
 #[derive(Clone)]
-pub(crate) struct Memory {
+pub(super) struct Memory {
+    like: &'static Layout,
     heap: Vec<u8>,
     native: Vec<u8>,
+    exits: Vec<u8>,
 }
 
 impl MemoryReader for Memory {
     fn read(&self, at: Avma, into: &mut [u8]) -> Result<usize, ReadError> {
         let unmapped = ReadError::Unmapped(at);
-        for (start, bytes) in [(HEAP, &self.heap), (NATIVE, &self.native)] {
+        let regions = [
+            (HEAP, &self.heap),
+            (NATIVE, &self.native),
+            (EXITS, &self.exits),
+        ];
+        for (start, bytes) in regions {
             let skip =
                 at.0.checked_sub(start)
                     .and_then(|skip| usize::try_from(skip).ok());
@@ -67,7 +87,7 @@ impl MemoryReader for Memory {
 }
 
 impl Memory {
-    pub(crate) fn put(&mut self, at: u64, bytes: &[u8]) {
+    pub(super) fn put(&mut self, at: u64, bytes: &[u8]) {
         let (start, region) = match at >= NATIVE {
             true => (NATIVE, &mut self.native),
             false => (HEAP, &mut self.heap),
@@ -76,11 +96,11 @@ impl Memory {
         region[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    pub(crate) fn put_u64(&mut self, at: u64, value: u64) {
+    pub(super) fn put_u64(&mut self, at: u64, value: u64) {
         self.put(at, &value.to_le_bytes());
     }
 
-    pub(crate) fn put_u32(&mut self, at: u64, value: u32) {
+    pub(super) fn put_u32(&mut self, at: u64, value: u32) {
         self.put(at, &value.to_le_bytes());
     }
 
@@ -110,17 +130,19 @@ impl Memory {
         self.put_u32(at + 0x68 + 8, call);
     }
 
-    pub(crate) fn put_string(&mut self, at: u64, text: &[u8]) {
+    pub(super) fn put_string(&mut self, at: u64, text: &[u8]) {
         self.put(at + 9, &[4]);
         self.put(at + 0x18, text);
     }
 
     /// Two functions, the outer one of which calls the inner one; and a trace that begins in the outer one, into which
     /// the inner one is inlined.
-    pub(crate) fn new() -> Self {
+    pub(super) fn new(like: &'static Layout) -> Self {
         let mut memory = Self {
+            like,
             heap: vec![0; HEAP_BYTES],
             native: vec![0; NATIVE_BYTES],
+            exits: Vec::new(),
         };
         memory.put(MAIN + 9, &[6]);
         memory.put_u64(MAIN + 0x10, GLOBAL);
@@ -146,9 +168,10 @@ impl Memory {
         memory.put_u64(OUTER_BASE - 8, 16 | 1);
         memory.put_u64(INNER_BASE - 16, INNER);
         memory.put_u64(INNER_BASE - 8, OUTER_PROTO + 0x68 + 12);
-        memory.put_u64(CFRAME + 16, MAIN);
-        memory.put_u64(CFRAME + 24, OUTER_PROTO + 0x68 + 12);
-        memory.put_u64(CFRAME + 72, 0x40_0000);
+        let frame = &like.processor.cframe;
+        memory.put_u64(CFRAME + frame.thread, MAIN);
+        memory.put_u64(CFRAME + frame.pc, OUTER_PROTO + 0x68 + 12);
+        memory.put_u64(CFRAME + frame.return_address, 0x40_0000);
         memory.put_trace();
         memory
     }
@@ -161,44 +184,55 @@ impl Memory {
         self.put_u64(TRACE + 0x30, SNAPSHOTS);
         self.put_u64(TRACE + 0x38, MAP);
         self.put_u64(TRACE + 0x48, OUTER_PROTO + 0x68 + 4);
-        self.put_u32(TRACE + 0x54, 0x100);
+        self.put_u32(TRACE + 0x54, MACHINE_CODE_BYTES);
         self.put_u64(TRACE + 0x58, MACHINE_CODE);
         self.put(TRACE + 0x68, &[1, 0]);
         // Without frames; then, from the 32nd byte on, with the inner function in slots 3 and 4.
         self.put(SNAPSHOTS, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         self.put_u64(MAP, (OUTER_PROTO + 0x68 + 4) << 8);
-        self.put(SNAPSHOTS + 12, &[2, 0, 0, 0, 0, 0, 32, 0, 0, 0, 2, 0]);
+        let from = u8::try_from(32 / self.like.processor.code_unit).unwrap();
+        self.put(SNAPSHOTS + 12, &[2, 0, 0, 0, 0, 0, from, 0, 0, 0, 2, 0]);
         self.put_u32(MAP + 8, 3 << 24 | 1);
         self.put_u32(MAP + 12, 4 << 24 | 0x1_0000 | 3);
         self.put_u64(MAP + 16, (INNER_PROTO + 0x68 + 12) << 8 | 3);
         self.put_u64(CONSTANTS + 2 * 8, INNER);
         self.put_u64(CONSTANTS + 4 * 8, OUTER_PROTO + 0x68 + 12);
+        if self.like.processor.exits_follow {
+            // nop; str x30, [sp]; bl; movz w0, #1; and an exit for each snapshot.
+            let words = [
+                0xd503_201f_u32,
+                0xf900_03fe,
+                0x9400_1000,
+                0x5280_0020,
+                0x97ff_fffd,
+                0x97ff_fffc,
+            ];
+            self.exits = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        }
     }
 }
 
 /// A thread in the interpreter, in the inner function.
-pub(crate) fn interpreting() -> ThreadContext {
-    let mut registers = Registers::at(
-        &Arch::X86_64,
-        Avma(INTERPRETER.start.0 + 0x100),
-        Avma(CFRAME),
-    );
-    registers.set(1, INNER_BASE);
+pub(super) fn interpreting(like: &Layout) -> ThreadContext {
+    let processor = like.processor;
+    let pc = Avma(INTERPRETER.start.0 + 0x100);
+    let mut registers = Registers::at(processor.arch, pc, Avma(CFRAME));
+    registers.set(processor.base, INNER_BASE);
     // The position is that of the instruction after the one that is executed.
-    registers.set(3, INNER_PROTO + 0x68 + 16);
+    registers.set(processor.position, INNER_PROTO + 0x68 + 16);
+    let (register, from) = processor.cfa;
+    let cfa = CFRAME + processor.cframe.bytes;
+    registers.set(register, cfa.wrapping_add_signed(-from));
     context(registers)
 }
 
-/// A thread on the trace, in its second part.
-pub(crate) fn on_trace() -> ThreadContext {
-    context(Registers::at(
-        &Arch::X86_64,
-        Avma(MACHINE_CODE + 40),
-        Avma(CFRAME - 32),
-    ))
+/// A thread on the trace, at `at` from where it begins; its second part begins at 32.
+pub(super) fn on_trace(like: &Layout, at: u64) -> ThreadContext {
+    let pc = Avma(MACHINE_CODE + at);
+    context(Registers::at(like.processor.arch, pc, Avma(CFRAME - 32)))
 }
 
-pub(crate) fn context(registers: Registers) -> ThreadContext {
+pub(super) fn context(registers: Registers) -> ThreadContext {
     ThreadContext {
         tid: 1,
         namespace_tid: 1,
@@ -256,12 +290,13 @@ pub(super) fn walk(
 /// Words that are written over those of a machine.
 pub(crate) type Damage = [(u64, u64)];
 
-/// Samples a machine that is damaged before it is first seen (`before`), and after that (`after`, of the heap; `native`,
+/// Samples a machine, the one at that position in [`LIKE`], that is damaged before it is first seen (`before`), and after that (`after`, of the heap; `native`,
 /// of the native stack), in the state `state`, from `registers`.
 ///
 /// # Panics
 /// When a bound is not kept.
 pub(crate) fn walk_damaged(
+    like: usize,
     before: &Damage,
     after: &Damage,
     native: &Damage,
@@ -269,7 +304,8 @@ pub(crate) fn walk_damaged(
     registers: &[(u16, u64)],
     is_on_trace: bool,
 ) {
-    let mut memory = Memory::new();
+    let like = LIKE[like % LIKE.len()];
+    let mut memory = Memory::new(like);
     let damage = |memory: &mut Memory, words: &Damage| {
         for &(word, value) in words {
             let at = HEAP + word * 4;
@@ -279,8 +315,8 @@ pub(crate) fn walk_damaged(
         }
     };
     damage(&mut memory, before);
-    let mut process = LuaJitProcess::new(INTERPRETER, IMAGE);
-    sample(&mut process, &interpreting(), &memory);
+    let mut process = process(like);
+    sample(&mut process, &interpreting(like), &memory);
     memory.put_u32(GLOBAL + 0xb8, state);
     memory.put_u64(GLOBAL + 0x178, OUTER_BASE);
     damage(&mut memory, after);
@@ -288,10 +324,11 @@ pub(crate) fn walk_damaged(
         memory.put_u64(NATIVE + word * 8, value);
     }
     let mut thread = match is_on_trace {
-        true => on_trace(),
-        false => interpreting(),
+        true => on_trace(like, 40),
+        false => interpreting(like),
     };
-    for &(register, value) in registers.iter().filter(|(register, _)| *register != 7) {
+    let sp = like.processor.arch.stack_pointer;
+    for &(register, value) in registers.iter().filter(|(register, _)| *register != sp) {
         thread.registers.set(register, value);
     }
     for _ in 0..2 {

@@ -5,8 +5,8 @@
 //! `.eh_frame`, by which it is recognized; its state is found from the stack of a thread that is in it; and where the
 //! fields of its structures lie, which differs from month to month, is found by looking for what must be in them.
 //!
-//! Sources of the facts: lj_obj.h (structures), lj_frame.h (frame links, C frames), vm_x64.dasc and vm_x86.dasc (which
-//! register holds what), lj_jit.h and lj_snap.c (traces and their snapshots), lj_bc.h (bytecode), lj_debug.c (what a
+//! Sources of the facts: lj_obj.h (structures), lj_frame.h (frame links, C frames), vm_x64.dasc, vm_x86.dasc and
+//! vm_arm64.dasc (which register holds what), lj_jit.h and lj_snap.c (traces and their snapshots), lj_bc.h (bytecode), lj_debug.c (what a
 //! position in the bytecode is called) of LuaJIT 2.1.
 
 mod calibrate;
@@ -21,6 +21,7 @@ mod layout;
 #[cfg(any(test, fuzzing))]
 pub(super) mod machine;
 mod names;
+mod processor;
 mod proto;
 mod stack;
 #[cfg(test)]
@@ -62,7 +63,8 @@ impl RuntimeImage for Image {
     }
 
     fn code(&self) -> Option<Range<Svma>> {
-        self.interpreter.clone()
+        let (interpreter, _) = self.interpreter.as_ref()?;
+        Some(interpreter.clone())
     }
 
     fn attach(
@@ -78,10 +80,12 @@ impl RuntimeImage for Image {
             return Err(refused("only LuaJIT 2.1 is"));
         }
         let interpreter = self.interpreter.as_ref();
-        let interpreter = interpreter.ok_or_else(|| refused("it is on x86_64 alone"))?;
+        let (interpreter, layouts) =
+            interpreter.ok_or_else(|| refused("it is on x86_64 and aarch64 alone"))?;
         let start = module.bias.avma(interpreter.start);
         let end = module.bias.avma(interpreter.end);
         Ok(Box::new(LuaJitProcess::new(
+            layouts,
             start..end,
             module.avma.clone(),
         )))

@@ -222,9 +222,9 @@ impl<'a> StackWalk<'a> {
     /// the stack was.
     fn settle_cframe(&mut self) {
         while let Some(cframe) = self.cframes.get(self.cframe) {
-            let nres = self
-                .memory
-                .read_u32(Avma(cframe.at.wrapping_add(self.layout.cframe.nres)));
+            let nres = self.memory.read_u32(Avma(
+                cframe.at.wrapping_add(self.layout.processor.cframe.nres),
+            ));
             let Ok(nres) = nres.map(u32::cast_signed) else {
                 return;
             };
@@ -300,7 +300,7 @@ impl<'a> StackWalk<'a> {
     /// What the C frame at `cframe` has kept as where its innermost Lua function goes on.
     pub(super) fn pc_in(&self, cframe: usize) -> Option<u64> {
         let cframe = self.cframes.get(cframe)?;
-        let at = Avma(cframe.at.checked_add(self.layout.cframe.pc)?);
+        let at = Avma(cframe.at.checked_add(self.layout.processor.cframe.pc)?);
         match self.layout.gc64 {
             true => self.memory.read_u64(at).ok(),
             false => self.memory.read_u32(at).ok().map(u64::from),

@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::capture::{CFrame, RDX, STATE_INTERPRETER};
+use super::capture::{CFrame, STATE_INTERPRETER};
 use super::layout::Layout;
 use super::names;
+use super::processor::FETCH_BYTES_MAX;
 use super::proto::{Callee, callee};
 use super::stack::{Broken, Link, LuaThread, Pc, StackFrame, StackWalk, distance_to_caller};
 use super::trace::Inlined;
-use super::walk::{BUILTINS_MAX, LuaJitProcess, Marker, RBX};
+use super::walk::{BUILTINS_MAX, LuaJitProcess, Marker};
 use crate::address::Avma;
 use crate::interpreter::{
     FunctionKind, InterpretedFrame, LinePrecision, Lost, Segments, ThreadContext,
@@ -205,14 +206,15 @@ impl ThreadWalk<'_> {
 
     /// Where the innermost frame of `lua` is.
     fn start(&mut self, first: usize, lua: LuaThread, cframe: &CFrame) -> Start {
+        let processor = self.layout.processor;
         let saved_pc = || match self.layout.gc64 {
             true => self
                 .memory
-                .read_u64(Avma(cframe.at.wrapping_add(self.layout.cframe.pc)))
+                .read_u64(Avma(cframe.at.wrapping_add(processor.cframe.pc)))
                 .ok(),
             false => self
                 .memory
-                .read_u32(Avma(cframe.at.wrapping_add(self.layout.cframe.pc)))
+                .read_u32(Avma(cframe.at.wrapping_add(processor.cframe.pc)))
                 .ok()
                 .map(u64::from),
         };
@@ -235,21 +237,20 @@ impl ThreadWalk<'_> {
             .find(|marker| marker.cframe == Some(first));
         let state = self.process.capture.roots.vmstate;
         let is_trace = marker.is_some_and(|marker| marker.trace.is_some());
-        if state >= 0 || is_trace {
+        // On the way into one the interpreter says so a little too early, on aarch64, and on the way out too late.
+        let is_entered = lua.can_be_base(self.process.capture.roots.jit_base);
+        if state >= 0 && is_entered || is_trace {
             return self.start_on_trace(marker, lua, on_stack);
         }
+        let is_interpreter = state == STATE_INTERPRETER || state >= 0;
         let is_base = |base: &u64| self.is_base(lua, *base);
         let registers = &self.thread.registers;
         match marker {
             // In the interpreter itself: it has base and position in registers.
-            Some(marker)
-                if marker.native == 0
-                    && !marker.is_return_address
-                    && state == STATE_INTERPRETER =>
-            {
-                match registers.get(RDX).filter(is_base) {
+            Some(marker) if marker.native == 0 && !marker.is_return_address && is_interpreter => {
+                match registers.get(processor.base).filter(is_base) {
                     Some(base) => {
-                        let pc = registers.get(RBX);
+                        let pc = registers.get(processor.position);
                         Start {
                             base,
                             pc,
@@ -272,9 +273,7 @@ impl ThreadWalk<'_> {
                 }
             }
             // Builtins written in assembly keep their own base in a register while they call C code.
-            Some(marker) if state == STATE_INTERPRETER => {
-                self.start_in_builtin(marker, lua, on_stack)
-            }
+            Some(marker) if is_interpreter => self.start_in_builtin(marker, lua, on_stack),
             _ => on_stack,
         }
     }
@@ -312,8 +311,11 @@ impl ThreadWalk<'_> {
     /// The base of the function that is just returning, and its link: both are in registers still, while its slots
     /// may have been written over.
     fn link_of_returning(&self, lua: LuaThread) -> Option<(u64, u64)> {
-        let registers = &self.thread.registers;
-        let (base, link) = (registers.get(RDX)?, registers.get(RBX)?);
+        let (registers, processor) = (&self.thread.registers, self.layout.processor);
+        let (base, link) = (
+            registers.get(processor.base)?,
+            registers.get(processor.position)?,
+        );
         let is_call = |pc| {
             super::stack::instruction_before(self.memory, pc).filter(|&call| names::is_call(call))
         };
@@ -346,18 +348,16 @@ impl ThreadWalk<'_> {
     /// Whether the thread stands where the next instruction is about to be fetched: a jump has been made already, so that
     /// it is the one to be fetched that counts, and not the one before it.
     fn is_before_fetch(&self) -> bool {
-        /// `add rbx, 4`, by which the position goes past what was fetched, without its prefix (vm_x64.dasc, ins_NEXT).
-        const PAST_FETCHED: [u8; 3] = [0x83, 0xc3, 0x04];
-        /// From the first instruction of that to behind this one.
-        const FETCH_BYTES: usize = 12;
+        let processor = self.layout.processor;
         let Some(pc) = self.thread.registers.pc() else {
             return false;
         };
-        let mut code = [0; FETCH_BYTES];
-        let read = self.memory.read(pc, &mut code).unwrap_or(0);
+        let mut code = [0; FETCH_BYTES_MAX];
+        let code = code.get_mut(..processor.fetch_bytes).unwrap_or_default();
+        let read = self.memory.read(pc, code).unwrap_or(0);
         let code = code.get(..read).unwrap_or_default();
-        code.windows(PAST_FETCHED.len())
-            .any(|at| at == PAST_FETCHED)
+        code.windows(processor.past_fetched.len())
+            .any(|at| at == processor.past_fetched)
     }
 
     /// Whether the slots of a function begin at `base`.
@@ -372,12 +372,12 @@ impl ThreadWalk<'_> {
     /// keep their base in a register meanwhile, and what the Lua thread says of it is of an earlier call.
     fn start_in_builtin(&mut self, marker: &Marker, lua: LuaThread, on_stack: Start) -> Start {
         let own = marker
-            .rbp
+            .builtin_base
             .filter(|&base| self.is_base(lua, base) && self.has_caller(lua, base));
         let Some(base) = own else {
             return on_stack;
         };
-        match marker.rbx.filter(|&pc| !self.is_of_caller(base, pc)) {
+        match marker.position.filter(|&pc| !self.is_of_caller(base, pc)) {
             Some(pc) => Start {
                 base,
                 pc: Some(pc),

@@ -35,6 +35,12 @@ const SNAP_CONT: u32 = 0x2_0000;
 /// SnapShot: 12 bytes, since 2021-03 with the machine address from which it holds.
 pub(super) const SNAPSHOT_BYTES: usize = 12;
 
+/// Where the exits of a trace lie behind its code (`asm_exitstub_setup` in lj_asm_arm64.h), that begins with padding and
+/// what they have in common, of no more than so many instructions. The last of these loads the number of the trace:
+/// `movz w0, #N`. Then an instruction follows for each.
+const COMMON_WORDS_MAX: usize = 8;
+const LOADS_NUMBER: u32 = 0x5280_0000;
+
 /// A trace, as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trace {
@@ -89,15 +95,29 @@ impl Trace {
         })
     }
 
-    /// The frames at machine address `pc`, innermost first; the last one is the frame that is on the stack. `None` where
-    /// snapshots do not tell, as before 2021-03.
+    /// Its exits, an instruction for each, of a trace that has them behind its code.
+    fn exits(&self, memory: &dyn MemoryReader) -> Option<std::ops::Range<u64>> {
+        let mut common = [0; COMMON_WORDS_MAX * 4];
+        let read = memory.read(Avma(self.code.end), &mut common).ok()?;
+        let mut words = common.get(..read)?.chunks_exact(4);
+        let last =
+            words.position(|word| u32_in(word, 0) == Some(LOADS_NUMBER | self.number << 5))?;
+        let start = self.code.end.checked_add(last as u64 * 4 + 4)?;
+        // One for each snapshot, and in some traces one for the check of the stack.
+        let end = start.checked_add(u64::from(self.snapshot_count) * 4 + 4)?;
+        Some(start..end)
+    }
+
+    /// The frames at machine address `pc`, in the trace or its exits, innermost first; the last one is the frame that is on
+    /// the stack. `None` where snapshots do not tell, as before 2021-03, and where all exits are the same.
     pub(super) fn frames_at(
         &self,
         memory: &dyn MemoryReader,
         layout: &Layout,
         pc: u64,
     ) -> Option<Vec<Inlined>> {
-        let offset = pc.checked_sub(self.code.start)?;
+        let unit = layout.processor.code_unit;
+        let offset = pc.checked_sub(self.code.start)? / unit;
         if self.snapshot_count > SNAPSHOTS_MAX {
             return None;
         }
@@ -105,19 +125,19 @@ impl Trace {
         memory
             .read_exact(Avma(self.snapshots), &mut snapshots)
             .ok()?;
-        let code_bytes = self.code.end - self.code.start;
-        if !have_offsets(&snapshots, self.map_count, code_bytes, layout.gc64) {
+        let code_units = (self.code.end - self.code.start) / unit;
+        if !have_offsets(&snapshots, self.map_count, code_units, layout.gc64) {
             return None;
         }
-        let mut governing = None;
-        for snapshot in snapshots.chunks_exact(SNAPSHOT_BYTES) {
-            let from = u64::from(u16_in(snapshot, 6)?);
-            if governing.is_some() && from > offset {
-                break;
+        let mut snapshots = snapshots.chunks_exact(SNAPSHOT_BYTES);
+        let governing = match self.code.contains(&pc) {
+            true => governing(snapshots, offset)?,
+            false => {
+                let exits = self.exits(memory)?;
+                let exit = pc.checked_sub(exits.start)? / 4;
+                snapshots.nth(usize::try_from(exit).ok()?)?
             }
-            governing = Some(snapshot);
-        }
-        let governing = governing?;
+        };
         let entries = usize::from(*governing.get(10)?);
         let first = u32_in(governing, 0)?;
         let behind = match layout.gc64 {
@@ -145,9 +165,22 @@ impl Trace {
     }
 }
 
+/// The one of `snapshots` that holds at `offset` in the machine code: the last that begins there or before.
+fn governing<'a>(snapshots: impl Iterator<Item = &'a [u8]>, offset: u64) -> Option<&'a [u8]> {
+    let mut governing = None;
+    for snapshot in snapshots {
+        let from = u64::from(u16_in(snapshot, 6)?);
+        if governing.is_some() && from > offset {
+            break;
+        }
+        governing = Some(snapshot);
+    }
+    governing
+}
+
 /// Whether snapshots say from which machine address they hold, as they do since 2021-03: by where the map of each ends,
 /// which the number of its entries tells. That number lay where others are now.
-fn have_offsets(snapshots: &[u8], map_count: u32, code_bytes: u64, gc64: bool) -> bool {
+fn have_offsets(snapshots: &[u8], map_count: u32, code_units: u64, gc64: bool) -> bool {
     /// What lies in a map behind its entries, in words: where the bytecode goes on, and with 32-bit references the
     /// links of all frames, as many as are inlined.
     const BEHIND_GC64: u32 = 2;
@@ -162,7 +195,7 @@ fn have_offsets(snapshots: &[u8], map_count: u32, code_bytes: u64, gc64: bool) -
         let (Some(offset), Some(&entries)) = (u16_in(snapshot, 6), snapshot.get(10)) else {
             return false;
         };
-        let is_further = offset >= offset_before && u64::from(offset) <= code_bytes;
+        let is_further = offset >= offset_before && u64::from(offset) <= code_units;
         offset_before = offset;
         let behind = end
             .checked_sub(start)
@@ -351,7 +384,8 @@ pub(super) struct Traces {
 }
 
 impl Traces {
-    /// The trace that `pc` is in. `likely` is tried first: the one that is said to be executed.
+    /// The trace that `pc` is in, or its exits where they lie behind it. `likely` is tried first: the one that is said to be
+    /// executed.
     pub(super) fn find(
         &mut self,
         memory: &dyn MemoryReader,
@@ -380,7 +414,20 @@ impl Traces {
             .by_number
             .values()
             .find(|(_, trace)| trace.code.contains(&pc));
-        found.map(|(_, trace)| trace.clone())
+        match found {
+            Some((_, trace)) => Some(trace.clone()),
+            None if layout.processor.exits_follow => self.with_exit_at(memory, pc),
+            None => None,
+        }
+    }
+
+    /// The trace whose exits lie behind its code, and `pc` among them.
+    fn with_exit_at(&self, memory: &dyn MemoryReader, pc: u64) -> Option<Trace> {
+        let before = self.by_number.values().map(|(_, trace)| trace);
+        let last_before = before
+            .filter(|trace| trace.code.end <= pc)
+            .max_by_key(|trace| trace.code.end)?;
+        (pc < last_before.exits(memory)?.end).then(|| last_before.clone())
     }
 
     /// Trace `number`, read anew: it may have been given to another.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::calibrate::Vm;
-use super::capture::{Capture, RBP};
-use super::layout::{
-    CFRAME_BYTES, CFRAME_R14, CFRAME_R15, CFRAME_RBP, CFRAME_RBX, CFRAME_RETURN, GC32, GC64, Layout,
-};
+use super::capture::Capture;
+use super::layout::{Layout, Layouts};
+use super::processor::Processor;
 use super::proto::Protos;
 use super::thread_walk::ThreadWalk;
 use super::trace::{Trace, Traces};
@@ -34,11 +33,6 @@ pub(super) const BUILTINS_MAX: usize = 4096;
 /// Exit stubs lie near the traces they are for: an area of machine code is 32 or 64 KiB large (`sizemcode`).
 const CODE_AREA_BYTES: u64 = 64 << 10;
 
-/// More DWARF numbers of registers.
-pub(super) const RBX: u16 = 3;
-const R14: u16 = 14;
-const R15: u16 = 15;
-
 /// A native frame that is the interpreter's or a trace's own.
 #[derive(Debug)]
 pub(super) struct Marker {
@@ -48,10 +42,10 @@ pub(super) struct Marker {
     pub(super) cframe: Option<usize>,
     /// The stack pointer there.
     sp: u64,
-    /// What is known of a register in which builtins keep their base.
-    pub(super) rbp: Option<u64>,
+    /// What is known of the register in which builtins keep their base.
+    pub(super) builtin_base: Option<u64>,
     /// The same of the one in which the interpreter keeps its position.
-    pub(super) rbx: Option<u64>,
+    pub(super) position: Option<u64>,
     /// The trace it is in, and where.
     pub(super) trace: Option<(Trace, u64)>,
     pub(super) is_return_address: bool,
@@ -60,6 +54,8 @@ pub(super) struct Marker {
 /// LuaJIT in one process.
 #[derive(Debug)]
 pub(super) struct LuaJitProcess {
+    /// What its virtual machines may look like.
+    layouts: Layouts,
     interpreter: Range<Avma>,
     /// The image that it is in.
     image: Range<Avma>,
@@ -78,9 +74,10 @@ pub(super) struct LuaJitProcess {
 }
 
 impl LuaJitProcess {
-    /// The interpreter's code lies at `interpreter`, in `image`.
-    pub(super) fn new(interpreter: Range<Avma>, image: Range<Avma>) -> Self {
+    /// The interpreter's code lies at `interpreter`, in `image`, and its virtual machines are like one of `layouts`.
+    pub(super) fn new(layouts: Layouts, interpreter: Range<Avma>, image: Range<Avma>) -> Self {
         Self {
+            layouts,
             interpreter,
             image,
             vms: Vec::new(),
@@ -150,7 +147,7 @@ impl LuaJitProcess {
 
     /// Takes in the virtual machine of a thread found on the stack of an operating system's thread.
     fn take_in(&mut self, memory: &dyn MemoryReader, thread: u64) -> bool {
-        let Some(vm) = Vm::of_thread(memory, thread) else {
+        let Some(vm) = Vm::of_thread(memory, self.layouts, thread) else {
             return false;
         };
         if self.vms.iter().any(|known| known.global == vm.global) {
@@ -172,6 +169,9 @@ impl LuaJitProcess {
     /// looks like one above the stack pointer.
     fn bootstrap(&mut self, thread: &ThreadContext, memory: &dyn MemoryReader) {
         let places: Vec<u64> = self.markers.iter().map(|marker| marker.sp).collect();
+        if self.take_in_any(memory, &places) {
+            return;
+        }
         let Some(sp) = thread.registers.sp() else {
             return;
         };
@@ -180,17 +180,17 @@ impl LuaJitProcess {
             thread.stack.contains(&at).then_some(at.0)
         });
         let near = near.filter(|&at| self.looks_like_cframe(thread, memory, at));
-        let near: Vec<u64> = match places.is_empty() {
-            true => near.collect(),
-            false => Vec::new(),
-        };
-        for at in places.into_iter().chain(near) {
-            for lua in threads_of_cframe(memory, at) {
-                if self.take_in(memory, lua) {
-                    return;
-                }
-            }
-        }
+        let near: Vec<u64> = near.collect();
+        let _none_found = self.take_in_any(memory, &near);
+    }
+
+    /// Takes in the virtual machine of the first of `places` at which there is a C frame.
+    fn take_in_any(&mut self, memory: &dyn MemoryReader, places: &[u64]) -> bool {
+        let layouts = self.layouts;
+        let mut threads = places
+            .iter()
+            .flat_map(|&at| threads_of_cframe(layouts, memory, at));
+        threads.any(|lua| self.take_in(memory, lua))
     }
 
     /// Whether the thread is in another virtual machine as well, inside the one that was captured; takes that in for
@@ -204,8 +204,8 @@ impl LuaJitProcess {
         };
         let marker = self.markers.iter().find(is_unknown)?;
         let (native, at) = (marker.native, marker.sp);
-        for lua in threads_of_cframe(memory, at) {
-            let is_new = Vm::of_thread(memory, lua)
+        for lua in threads_of_cframe(self.layouts, memory, at) {
+            let is_new = Vm::of_thread(memory, self.layouts, lua)
                 .is_some_and(|vm| self.vms.iter().all(|known| known.global != vm.global));
             if is_new && self.take_in(memory, lua) {
                 return Some(native);
@@ -222,7 +222,10 @@ impl LuaJitProcess {
         at: u64,
     ) -> bool {
         let word = |offset: u64| memory.read_u64(Avma(at.checked_add(offset)?)).ok();
-        let (Some(lua), Some(previous)) = (word(16), word(32)) else {
+        let Some(frame) = self.layouts.first().map(|layout| &layout.processor.cframe) else {
+            return false;
+        };
+        let (Some(lua), Some(previous)) = (word(frame.thread), word(frame.prev)) else {
             return false;
         };
         let previous = previous & !3;
@@ -266,26 +269,30 @@ impl Interpreter for LuaJitProcess {
             }
             // Other runtimes compile as well (pcre): only what is known to be ours is, or must be.
             trace = self.trace_at(memory, lookup).map(|trace| (trace, lookup));
-            let must_be = self.capture.roots.traces.is_none() && self.capture.roots.vmstate >= 0;
+            let roots = &self.capture.roots;
+            let must_be = self.capture.is_cut || roots.traces.is_none() && roots.vmstate >= 0;
             if trace.is_none() && !must_be && !self.is_exit_stub(memory, lookup) {
                 return None;
             }
         }
+        let processor = self.layouts.first()?.processor;
         let cframe = self.cframe_above(sp);
         self.markers.push(Marker {
             native: frame.index,
             cframe,
             sp,
-            rbp: registers.get(RBP),
-            rbx: registers.get(RBX),
+            builtin_base: registers.get(processor.builtin_base),
+            position: registers.get(processor.position),
             trace,
             is_return_address: frame.is_return_address,
         });
         let at = self.capture.cframes.get(cframe?)?.at;
-        if is_interpreter && at == sp {
+        // What a sleeper's registers are is not known, and so not that by which the tables say where its frame is.
+        let (cfa_register, _) = processor.cfa;
+        if is_interpreter && at == sp && registers.get(cfa_register).is_some() {
             return None;
         }
-        caller_of(registers, memory, at)
+        caller_of(self.layout()?.processor, memory, at)
     }
 
     fn walk(
@@ -298,12 +305,17 @@ impl Interpreter for LuaJitProcess {
         let Some(layout) = self.layout() else {
             let is_here = !self.markers.is_empty();
             let is_in_unknown_code = matches!(native.frames.last(), Some(frame) if !native.end.is_complete() && frame.address.0 != 0);
-            if is_here || is_in_unknown_code && self.vms.is_empty() {
+            let is_cut = self.capture.is_cut;
+            if !is_cut && (is_here || is_in_unknown_code && self.vms.is_empty()) {
                 self.bootstrap(thread, memory);
             }
             return match self.markers.first() {
                 Some(marker) => Walked::Lost {
-                    reason: Lost::NotFound,
+                    reason: if is_cut {
+                        Lost::TooDeep
+                    } else {
+                        Lost::NotFound
+                    },
                     at: Some(marker.native),
                 },
                 None => Walked::NotHere,
@@ -347,32 +359,27 @@ impl Interpreter for LuaJitProcess {
     }
 }
 
-/// What the C frame at `at` would name as its Lua thread, by either size of references.
-fn threads_of_cframe(memory: &dyn MemoryReader, at: u64) -> impl Iterator<Item = u64> + use<> {
-    let word = |layout: &Layout| {
-        let at = at.checked_add(layout.cframe.thread)?;
-        memory.read_u64(Avma(at)).ok()
+/// What the C frame at `at` would name as its Lua thread, by one or another of `layouts`.
+fn threads_of_cframe(layouts: Layouts, memory: &dyn MemoryReader, at: u64) -> Vec<u64> {
+    let thread = |layout: &&Layout| {
+        let at = at.checked_add(layout.processor.cframe.thread)?;
+        layout.reference(memory, at)
     };
-    let gc32 = word(&GC32).map(|word| word & u64::from(u32::MAX));
-    [word(&GC64), gc32].into_iter().flatten()
+    let mut threads: Vec<u64> = layouts.iter().filter_map(thread).collect();
+    threads.dedup();
+    threads
 }
 
 /// The registers of whoever has entered the interpreter at the C frame at `at`.
-fn caller_of(registers: &Registers, memory: &dyn MemoryReader, at: u64) -> Option<Registers> {
+fn caller_of(processor: &Processor, memory: &dyn MemoryReader, at: u64) -> Option<Registers> {
+    let frame = &processor.cframe;
     let word = |offset: u64| memory.read_u64(Avma(at.checked_add(offset)?)).ok();
-    let arch = registers.arch();
     let mut caller = Registers::at(
-        arch,
-        Avma(word(CFRAME_RETURN)?),
-        Avma(at.checked_add(CFRAME_BYTES)?),
+        processor.arch,
+        Avma(processor.code_address(word(frame.return_address)?)),
+        Avma(at.checked_add(frame.bytes)?),
     );
-    let saved = [
-        (RBP, CFRAME_RBP),
-        (RBX, CFRAME_RBX),
-        (R15, CFRAME_R15),
-        (R14, CFRAME_R14),
-    ];
-    for (register, offset) in saved {
+    for &(register, offset) in frame.saved {
         if let Some(value) = word(offset) {
             caller.set(register, value);
         }

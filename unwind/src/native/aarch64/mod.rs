@@ -174,7 +174,7 @@ fn signed(instruction: u32, low: u32, bits: u32) -> i64 {
 /// 48 unless a program asks for more, with bit 55 as in the address (Arm ARM, D8.10). One in the kernel's half is none of
 /// code that a walk may come to, and stays as it is.
 #[inline]
-fn without_signature(word: u64) -> u64 {
+pub(crate) fn without_signature(word: u64) -> u64 {
     const IS_KERNEL: u64 = 1 << 55;
     const USER_ADDRESS: u64 = (1 << 48) - 1;
     match word & IS_KERNEL {
