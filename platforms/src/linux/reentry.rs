@@ -79,20 +79,29 @@ impl Repaired {
     /// # Errors
     /// `ESRCH` when it was killed, `ETIMEDOUT` when it has not got a CPU: then it is traced, and will stop.
     pub(super) fn detach(&self, tid: Tid, mut kind: StopKind) -> Result<(), Errno> {
+        match self.go_on(tid, &mut kind) {
+            Err(Errno::ETIMEDOUT) => Err(Errno::ETIMEDOUT),
+            // Whatever has kept it from going on, it must not be left standing: from where it is, it makes the call again.
+            Ok(()) | Err(_) => match kind.exit_status() {
+                None => ptrace::detach(tid, kind.held_back_signal()),
+                Some(_) => Ok(()),
+            },
+        }
+    }
+
+    /// Takes `tid` as far as it has to go; `kind` becomes that of the stop in which it stands then.
+    fn go_on(&self, tid: Tid, kind: &mut StopKind) -> Result<(), Errno> {
         // Each turn takes it one stop further: to the beginning of the call, to its end.
         while let Some(mut reentry) = self.0.get() {
-            let goes_on = reentry.goes_on(tid, kind)?;
+            let goes_on = reentry.goes_on(tid, *kind)?;
             self.0.set(goes_on.then_some(reentry));
             if goes_on {
                 ptrace::go_on_to_syscall(tid)?;
                 let reported = stop::wait(tid, Instant::now(), WITHIN, Duration::ZERO)?;
-                kind = reported.ok_or(Errno::ETIMEDOUT)?;
+                *kind = reported.ok_or(Errno::ETIMEDOUT)?;
             }
         }
-        match kind.exit_status() {
-            None => ptrace::detach(tid, kind.held_back_signal()),
-            Some(_) => Ok(()),
-        }
+        Ok(())
     }
 }
 

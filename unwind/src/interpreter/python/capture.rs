@@ -153,7 +153,7 @@ impl Captured {
                 // What is innermost is being called: what its frame will say of its caller was not written yet.
                 (_, Some(outer)) if is_innermost => {
                     if is_being_called(layout, next, copy) {
-                        self.lost = Some(Lost::Inconsistent);
+                        self.lost = self.lost.or(Some(Lost::Inconsistent));
                     }
                     self.frames.truncate(before.0);
                     self.activations.truncate(before.1);
