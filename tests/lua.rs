@@ -162,8 +162,9 @@ fn measured(ended: &Ended) -> Vec<(&'static str, f64)> {
 fn functions_and_lines_have_the_shares_that_they_took() {
     for mode in MODES {
         let sampler = sampler!();
-        let unit = if mode == "-joff" { "20000" } else { "200000" };
-        let mut target = lua(mode, "split.lua", &[unit, "2.5"]);
+        // Each of the four lasts longer than it is from one sample to the next: were all of them as short as that, their
+        // shares would hang on where in such a round the samples happen to fall.
+        let mut target = lua(mode, "split.lua", &["200000", "2.5"]);
         target.until_ready();
         let running = sampler.attach(target.pid(), &["-r", "499"]);
         target.tell("\n");

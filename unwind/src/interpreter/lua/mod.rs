@@ -148,8 +148,8 @@ impl PucLuaProcess {
         let mut new = Candidates::default();
         self.search(thread, copy, &mut new);
         let new = new.regions();
-        copy.copy_all(new);
-        for (word, _) in new {
+        copy.copy_all(new.as_ref());
+        for (word, _) in new.as_ref() {
             if self.states.take_in(&self.layout, word.0, copy) {
                 self.capture_if_known(word.0, copy);
             }
@@ -166,8 +166,8 @@ impl PucLuaProcess {
         let are_changing = self.states.are_changing();
         let mut look_at = |process: &mut Self, word: u64, copy: &mut VolatileCopy<'_>| {
             process.capture_if_known(word, copy);
-            if are_changing && process.states.may_be_new(word) {
-                new.push(word);
+            if are_changing && let Some(likelihood) = process.states.may_be_new(word) {
+                new.push(word, likelihood);
             }
         };
         let registers = &thread.registers;

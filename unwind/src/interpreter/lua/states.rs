@@ -136,12 +136,19 @@ impl States {
         self.sample.wrapping_sub(self.changed) <= NEW_LAST
     }
 
-    /// Whether `word` may be a coroutine that nobody has met, of a global state that is known: coroutines lie where
-    /// those before them lay.
-    pub(super) fn may_be_new(&self, word: u64) -> bool {
-        (self.low.saturating_sub(NEAR_BYTES)..=self.high.saturating_add(NEAR_BYTES)).contains(&word)
-            && !self.known.contains_key(&word)
-            && self.may_be_state(word)
+    /// How likely `word` is a coroutine that nobody has met, of a global state that is known: coroutines lie where those
+    /// before them lay. One that was something else a moment ago may be one all the same: programs with ever new
+    /// coroutines use their memory again at once.
+    pub(super) fn may_be_new(&self, word: u64) -> Option<Likelihood> {
+        let is_near = (self.low.saturating_sub(NEAR_BYTES)..=self.high.saturating_add(NEAR_BYTES))
+            .contains(&word);
+        if !is_near || !is_pointer(word) || self.known.contains_key(&word) {
+            return None;
+        }
+        Some(match self.others.holds(word, self.sample) {
+            false => Likelihood::Likely,
+            true => Likelihood::Doubtful,
+        })
     }
 
     /// Takes in `word`, whose first words were copied while a thread stands still, if it is a state of a global state that
@@ -262,36 +269,100 @@ fn is_pointer(word: u64) -> bool {
     word.is_multiple_of(8) && word >= 0x1000 && word >> 48 == 0
 }
 
+/// How likely a word is a state.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Likelihood {
+    /// It was looked into not long ago, and was none.
+    Doubtful,
+    /// Nothing speaks against it.
+    Likely,
+}
+
 /// Words that may be states nobody has met, and as much of each as is copied of a state.
+#[derive(Default)]
 pub(super) struct Candidates {
+    likely: Words,
+    doubtful: Words,
+}
+
+impl Candidates {
+    /// Where they would be, and how much of each is copied: the likely ones, and doubtful ones where there is room.
+    pub(super) fn regions(mut self) -> impl AsRef<[(Avma, usize)]> {
+        for &word in self.doubtful.as_ref() {
+            self.likely.push(word);
+        }
+        self.likely
+    }
+
+    pub(super) fn push(&mut self, word: u64, likelihood: Likelihood) {
+        let words = match likelihood {
+            Likelihood::Likely => &mut self.likely,
+            Likelihood::Doubtful => &mut self.doubtful,
+        };
+        words.push((Avma(word), STATE_BYTES));
+    }
+}
+
+/// Up to [`CANDIDATES_MAX`] different ones, those that came first.
+#[derive(Default)]
+struct Words {
     words: [(Avma, usize); CANDIDATES_MAX],
     count: usize,
 }
 
-impl Default for Candidates {
-    fn default() -> Self {
-        Self {
-            words: [(Avma(0), 0); CANDIDATES_MAX],
-            count: 0,
+impl AsRef<[(Avma, usize)]> for Words {
+    fn as_ref(&self) -> &[(Avma, usize)] {
+        self.words.get(..self.count).unwrap_or_default()
+    }
+}
+
+impl Words {
+    fn push(&mut self, word: (Avma, usize)) {
+        let is_there = self.count == CANDIDATES_MAX || self.as_ref().contains(&word);
+        if !is_there && let Some(place) = self.words.get_mut(self.count) {
+            *place = word;
+            self.count += 1;
         }
     }
 }
 
-impl Candidates {
-    /// Where they would be, and how much of each is copied.
-    pub(super) fn regions(&self) -> &[(Avma, usize)] {
-        self.words.get(..self.count).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::{CANDIDATES_MAX, Candidates, Likelihood, States};
+
+    fn words(candidates: Candidates) -> Vec<u64> {
+        let regions = candidates.regions();
+        regions.as_ref().iter().map(|(at, _)| at.0).collect()
     }
 
-    pub(super) fn push(&mut self, word: u64) {
-        let is_there = self
-            .words
-            .iter()
-            .take(self.count)
-            .any(|(at, _)| at.0 == word);
-        if !is_there && let Some(place) = self.words.get_mut(self.count) {
-            *place = (Avma(word), STATE_BYTES);
-            self.count += 1;
+    #[test]
+    fn what_was_no_state_a_moment_ago_is_looked_into_where_there_is_room() {
+        let mut candidates = Candidates::default();
+        for word in [8, 16, 8, 24] {
+            candidates.push(word, Likelihood::Doubtful);
         }
+        candidates.push(32, Likelihood::Likely);
+        assert_eq!(words(candidates), [32, 8, 16, 24]);
+
+        let mut candidates = Candidates::default();
+        candidates.push(8, Likelihood::Doubtful);
+        for word in (100..).take(CANDIDATES_MAX + 1) {
+            candidates.push(word, Likelihood::Likely);
+        }
+        let likely: Vec<u64> = (100..).take(CANDIDATES_MAX).collect();
+        assert_eq!(words(candidates), likely);
+    }
+
+    #[test]
+    fn memory_that_is_used_again_may_hold_a_state() {
+        let mut states = States::default();
+        states.begin();
+        states.remember(0x10_0000, 0x20_0000);
+        states.others.insert(0x10_0100, states.sample);
+        assert_eq!(states.may_be_new(0x10_0000), None, "it is known");
+        assert_eq!(states.may_be_new(0x10_0001), None, "no pointer");
+        assert_eq!(states.may_be_new(0x7f00_0000_0000), None, "far away");
+        assert_eq!(states.may_be_new(0x10_0100), Some(Likelihood::Doubtful));
+        assert_eq!(states.may_be_new(0x10_0200), Some(Likelihood::Likely));
     }
 }
