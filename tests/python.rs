@@ -150,7 +150,8 @@ fn dumped(sampler: &Sampler, target: &Target) -> BTreeMap<i32, String> {
     found
 }
 
-/// Work in three functions, one of which has two lines of it; how much CPU time each took is printed at the end.
+/// Work in three functions, one of which has two lines of it; how much CPU time each took is printed at the end. Each has
+/// its turn for several samples, so that their shares do not hang on where in them the samples fall.
 const SPLIT: &str = r#"
 import time, sys
 def third():
@@ -173,8 +174,8 @@ print('ready', flush=True)
 sys.stdin.readline()
 until = time.thread_time() + 4
 while time.thread_time() < until:
-    timed(first)
-    timed(second)
+    for f in [first] * 10 + [second] * 10:
+        timed(f)
 print('truth', spent['first'] / sum(spent.values()), flush=True)
 sys.stdin.readline()
 "#;
