@@ -25,6 +25,9 @@ pub(super) struct Processor {
     /// not differ; and from the beginning of the fetch to behind it, in bytes.
     pub(super) past_fetched: &'static [u8],
     pub(super) fetch_bytes: usize,
+    /// The register in which a call leaves where it returns to, on processors that have one. What compiled code calls, and
+    /// the interpreter's file holds (`lj_vm_modi`), leaves it there.
+    pub(super) link: Option<u16>,
     /// The unit in which snapshots count machine addresses, in bytes (`MCode`).
     pub(super) code_unit: u64,
     /// Whether the exits of a trace lie just behind its code, an instruction for each, rather than in groups for all traces.
@@ -70,6 +73,7 @@ const X86_64_GC64: Processor = Processor {
     // `add rbx, 4`, without its prefix: before it come two or three instructions that take apart what was fetched.
     past_fetched: &[0x83, 0xc3, 0x04],
     fetch_bytes: 12,
+    link: None,
     code_unit: 1,
     exits_follow: false,
 };
@@ -123,12 +127,14 @@ const AARCH64_NEWER: Processor = Processor {
     // `ldr w16, [x21], #4`
     past_fetched: &[0xb0, 0x46, 0x40, 0xb8],
     fetch_bytes: 4,
+    link: Some(X30),
     code_unit: 4,
     exits_follow: true,
 };
 const X19: u16 = 19;
 const X21: u16 = 21;
 const X29: u16 = 29;
+const X30: u16 = 30;
 const SP: u16 = 31;
 
 /// The same before that: the frame has another order.

@@ -74,6 +74,31 @@ fn a_trace_has_the_functions_that_were_inlined_into_it() {
 }
 
 #[test]
+fn what_a_trace_calls_in_the_interpreter_is_at_the_line_that_calls_it() {
+    for like in [&GC64_AARCH64, &GC64_AARCH64_OLDER] {
+        let mut memory = Memory::new(like);
+        let mut process = process(like);
+        sample(&mut process, &interpreting(like), &memory);
+        memory.put_u64(GLOBAL + 0x178, OUTER_BASE);
+        let (interpreted, compiled) = (FunctionKind::Interpreted, FunctionKind::Compiled);
+        // A trace is said to be executed, then the interpreter, from which the register is still that of a call before.
+        for (state, expected) in [
+            (1, [(33, FunctionKind::Inlined), (12, compiled)]),
+            (u32::MAX, [(33, interpreted), (12, interpreted)]),
+        ] {
+            memory.put_u32(GLOBAL + 0xb8, state);
+            let mut thread = interpreting(like);
+            thread.registers.set(30, MACHINE_CODE + 40);
+            let (walked, segments) = sample(&mut process, &thread, &memory);
+            assert_eq!(walked, Walked::Whole);
+            let frames = segments.frames.iter();
+            let lines: Vec<_> = frames.map(|frame| (frame.line, frame.kind)).collect();
+            assert_eq!(lines, expected, "{state}");
+        }
+    }
+}
+
+#[test]
 fn an_exit_of_a_trace_is_where_its_snapshot_is() {
     for like in [&GC64_AARCH64, &GC64_AARCH64_OLDER] {
         let mut memory = Memory::new(like);

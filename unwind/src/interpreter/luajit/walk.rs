@@ -128,6 +128,24 @@ impl LuaJitProcess {
             .find(memory, layout, table, likely, pc)
     }
 
+    /// The trace that has called the interpreter's code that is being executed, and where: a routine for what is too long to
+    /// be compiled into each trace. On the stack there is nothing of it.
+    fn trace_that_calls(
+        &mut self,
+        registers: &Registers,
+        memory: &dyn MemoryReader,
+    ) -> Option<(Trace, u64)> {
+        let is_on_trace = self.capture.roots.vmstate >= 0;
+        let processor = self.layout().filter(|_| is_on_trace)?.processor;
+        let returns_to = processor.code_address(registers.get(processor.link?)?);
+        let call = returns_to.wrapping_sub(1);
+        if self.image.contains(&Avma(call)) {
+            return None;
+        }
+        let trace = self.trace_at(memory, call)?;
+        Some((trace, call))
+    }
+
     /// Whether `pc` is close to the trace that is being executed: a stub by which it is left.
     fn is_exit_stub(&mut self, memory: &dyn MemoryReader, pc: u64) -> bool {
         let area = || {
@@ -262,7 +280,11 @@ impl Interpreter for LuaJitProcess {
         let lookup = pc.wrapping_sub(u64::from(frame.is_return_address));
         let is_interpreter = self.interpreter.contains(&Avma(lookup));
         let mut trace = None;
-        if !is_interpreter {
+        if is_interpreter {
+            if !frame.is_return_address {
+                trace = self.trace_that_calls(registers, memory);
+            }
+        } else {
             if frame.is_in_image {
                 self.note_own(frame.index, Avma(lookup));
                 return None;
