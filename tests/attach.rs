@@ -1,10 +1,10 @@
 //! `sampler record -p PID`: processes that run already.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use sampler_tests_support::{Report, Signal, Target, sampler};
+use sampler_tests_support::{Report, Signal, Target, need, sampler};
 
 #[test]
 fn the_profile_is_that_of_the_program() {
@@ -216,4 +216,30 @@ fn a_big_program_is_sampled_like_a_small_one() {
     let report: Report = sampler.report();
     report.expect_complete();
     report.expect_share("hot", report.share_of("burns_beside_big_files"), 0.9);
+}
+
+/// Many threads that sleep, and one that runs while the clocks of them all are read.
+const ONE_RUNS: &str = "
+import threading, time
+def spins():
+    while True: sum(range(1000))
+sleepers = [threading.Thread(target=time.sleep, args=(1000,), daemon=True) for _ in range(300)]
+for thread in [*sleepers, threading.Thread(target=spins, daemon=True)]: thread.start()
+print('ready', flush=True)
+time.sleep(1000)
+";
+
+#[test]
+fn no_thread_is_said_to_have_ended_that_runs_on() {
+    let sampler = sampler!();
+    let mut target = Target::spawn(Command::new(need("python3")).args(["-c", ONE_RUNS]));
+    target.until_ready();
+    for _ in 0..12 {
+        let pid = target.pid_text();
+        let words = ["record", "-p", &pid, "-r", "499", "-d", "50ms"];
+        sampler.run(&words).expect_code(0);
+        let report = sampler.report();
+        let ended = report.stacks.iter().find(|stack| stack.thread.tid == 0);
+        assert!(ended.is_none(), "{ended:?}");
+    }
 }

@@ -40,6 +40,8 @@ const THREADS_ASKED_MAX: usize = 4096;
 /// At how many looks at a process it is asked whether it has become another program, however familiar its code looks:
 /// a process that was just forked mostly does.
 const LOOKS_AS_NEW: u8 = 4;
+/// How often the clocks of a process and of its threads are read until none has gone on in between.
+const BEGIN_TRIES: usize = 8;
 
 /// What the kernel had accounted to threads when the recording began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,11 +208,26 @@ impl TargetProcess {
 
     /// What it and its threads have used until now is not part of the recording: finding them has taken its time.
     pub(super) fn begin_now(&mut self) {
-        self.cpu.begin();
-        for thread in &mut self.threads {
-            if let Ok(used) = thread.files.sched_stat() {
-                thread.begin(clock::monotonic_ns(), used);
+        let mut beginning: Vec<usize> = (0..self.threads.len()).collect();
+        for _ in 0..BEGIN_TRIES {
+            self.cpu.begin();
+            for &at in &beginning {
+                let thread = &mut self.threads[at];
+                if let Ok(used) = thread.files.sched_stat() {
+                    thread.begin(clock::monotonic_ns(), used);
+                }
             }
+            // What a thread has used after the one reading and before the other would be nobody's, as if it were of a
+            // thread that ended.
+            self.cpu.read();
+            if self.cpu.unobserved_ns() == 0 {
+                return;
+            }
+            beginning.retain(|&at| {
+                let thread = &mut self.threads[at];
+                let used = thread.files.sched_stat();
+                used.is_ok_and(|used| thread.unobserved_cpu_ns(used) > 0)
+            });
         }
     }
 
