@@ -104,7 +104,14 @@ fn gdb_may_hold_everything_meanwhile() {
         gdb.wait();
     });
     target.assert_free();
-    report.expect_share("its work", report.share_below("works"), 0.3);
+    // Of the thread that is always at work: how much the others leave it depends on the machine.
+    let busy = report.cpu_ns(|stack| stack.has("busy"));
+    let at_work = report.cpu_ns(|stack| stack.has("busy") && stack.has("works"));
+    assert!(
+        busy > 0 && at_work as f64 >= 0.9 * busy as f64,
+        "{at_work} of {busy} ns; the profile:\n{}",
+        report.heaviest()
+    );
     let ended = target.wait();
     assert_eq!(ended.number_after("wrong"), 0, "{}", ended.stdout);
     assert_eq!(ended.number_after("sent"), ended.number_after("received"));
