@@ -160,8 +160,7 @@ fn ones_own_process_needs_no_root() {
             "--clear-groups",
             "--",
         ])
-        .arg(&program)
-        .arg("1000");
+        .arg(&program);
     let mut target = Target::spawn(&mut command);
     target.until_ready();
     let pid = target.pid_text();
@@ -170,7 +169,7 @@ fn ones_own_process_needs_no_root() {
         &[
             "record",
             "-d",
-            "500ms",
+            "2s",
             "-r",
             "299",
             "--max-overhead",
@@ -183,7 +182,10 @@ fn ones_own_process_needs_no_root() {
     .expect_code(0);
     let report = sampler.report();
     report.expect_complete();
-    report.expect_share("burns_sixty", report.share_of("burns_sixty"), 0.4);
+    // On a busy machine it is also seen where it waits for a CPU: after a system call.
+    let names = ["burns_sixty", "burns_thirty", "burns_ten"];
+    let [sixty, thirty, ten] = names.map(|name| report.share_of(name));
+    report.expect_share(names[0], sixty / (sixty + thirty + ten), 0.4);
 }
 
 #[test]
