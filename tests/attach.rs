@@ -18,7 +18,7 @@ fn the_profile_is_that_of_the_program() {
     done.expect_code(0);
     let report = sampler.report();
     report.expect_complete().expect_cpu(ended.cpu - before);
-    report.expect_share("burns_sixty", report.share_of("burns_sixty"), 0.5);
+    report.expect_share("burns_sixty", report.share_of_sixty(), 0.5);
 }
 
 #[test]
