@@ -182,7 +182,7 @@ fn ones_own_process_needs_no_root() {
     .expect_code(0);
     let report = sampler.report();
     report.expect_complete();
-    report.expect_share("burns_sixty", report.share_of_sixty(), 0.4);
+    report.expect_share("burns_sixty", report.share_of("burns_sixty"), 0.4);
 }
 
 #[test]

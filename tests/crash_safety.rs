@@ -246,7 +246,7 @@ fn a_suspended_sampler_goes_on_as_if_nothing_had_been() {
     let report = sampler.report();
     // What was used meanwhile is there, shared out as what was seen.
     report.expect_complete().expect_cpu(ended.cpu);
-    report.expect_share("burns_sixty", report.share_of_sixty(), 0.5);
+    report.expect_share("burns_sixty", report.share_of("burns_sixty"), 0.5);
     // The ticks of that second were left out and not caught up, which is said.
     let late = report.summary.missed.get("late").copied().unwrap_or(0);
     assert!(late >= 1000, "{:?}", report.summary);

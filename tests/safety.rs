@@ -77,7 +77,7 @@ fn what_is_needed_later_is_still_there_without_the_rest() {
     done.expect_code(0);
     let report = sampler.report();
     report.expect_complete();
-    report.expect_share("burns_sixty", report.share_of_sixty(), 0.5);
+    report.expect_share("burns_sixty", report.share_of("burns_sixty"), 0.5);
     target.assert_free();
 }
 

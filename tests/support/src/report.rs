@@ -196,13 +196,6 @@ impl Report {
         self.cpu_share(|stack| stack.has(function))
     }
 
-    /// The share that `burns_sixty` has of the work of the fixture `shares`. On a busy machine a thread is also seen where
-    /// it waits for a CPU, mostly after a system call, and so in none of its three functions.
-    pub fn share_of_sixty(&self) -> f64 {
-        let shares = ["burns_sixty", "burns_thirty", "burns_ten"].map(|name| self.share_of(name));
-        shares[0] / shares.iter().sum::<f64>()
-    }
-
     /// The share of CPU time whose innermost code is of a module whose name starts so.
     pub fn share_of_module(&self, module: &str) -> f64 {
         self.cpu_share(|stack| {

@@ -353,6 +353,13 @@ impl Target {
         }
     }
 
+    /// The CPU time of the thread that has used the most, in nanoseconds.
+    pub fn most_cpu_of_a_thread(&self) -> u64 {
+        let of_thread = |tid| self.sched_stat(tid).split(' ').next()?.parse().ok();
+        let all = self.threads().into_iter().filter_map(of_thread);
+        all.max().expect("a thread is there")
+    }
+
     /// CPU time, time on the run queue and how often it was switched in; nothing for a thread that is gone.
     fn sched_stat(&self, tid: i32) -> String {
         fs::read_to_string(format!("/proc/{}/task/{tid}/schedstat", self.pid())).unwrap_or_default()
